@@ -1,0 +1,221 @@
+"""The recipe: the only list of knobs (DESIGN.md, "Five ideas", 4).
+
+Each dataclass is a section of the YAML, each field a key, and its `doc` is what `gdseg recipe show`
+and `recipes/custom.yaml` say of it. Reading and writing YAML is in `recipe_yaml.py`. Defaults are
+those of official Mask DINO (Apache-2.0) and Mask2Former (MIT) on COCO instances with a ResNet-50.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def key(default: Any, doc: str, **rule: Any) -> Any:
+    """A recipe key: default, one line of documentation, and rules.
+
+    Rules: `low`/`high` (inclusive bounds, also of every list item), `above` (exclusive lower bound),
+    `choices` (allowed words), `length` (of a list).
+    """
+    metadata = {"doc": doc, **rule}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Data:
+    """Where images and labels are, and which share of the labels is used."""
+
+    root: str = key("shapes", "folder of the data set; 'shapes' is the built-in one, made on first use")
+    train: str | None = key(None, "COCO json of the training images, relative to root; null: looked for")
+    train_images: str | None = key(None, "folder of the training images; null: looked for")
+    val: str | None = key(None, "COCO json of the validation images; null: looked for")
+    val_images: str | None = key(None, "folder of the validation images; null: looked for")
+    unlabelled: list[str] = key([], "folders of unlabelled images, besides the training images outside the split")
+    unlabelled_has_labelled: bool = key(True, "labelled images are also used as unlabelled ones, as in the paper")
+    ratio: float = key(1.0, "share of the training images whose labels are used", above=0.0, high=1.0)
+    split: str | None = key(None, "file with the ids of the labelled images (split.json of a run, or one id a line)")
+    repeat_threshold: float = key(0.0, "repeat-factor sampling: images of classes rarer than this share are repeated; 0: off", low=0.0)
+    workers: int = key(2, "processes that load and augment images", low=0)
+
+
+@dataclass
+class Augment:
+    """Geometry shared by both views, then colour for the strong one."""
+
+    mode: str = key("lsj", "geometry: lsj (random scale, fixed canvas), shortest_edge (random shortest edge, crop), fixed (resize to canvas)", choices=["lsj", "shortest_edge", "fixed"])
+    canvas: list[int] = key([1024, 1024], "height, width of the canvas (lsj, fixed)", length=2, low=1)
+    scale: list[float] = key([0.1, 2.0], "lsj: range of the scale factor", length=2, above=0.0)
+    shortest: list[int] = key([480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800], "shortest_edge: lengths to choose from, pixels", low=1)
+    longest: int = key(1333, "shortest_edge: the longest edge is at most this, pixels", low=1)
+    crop: list[int] = key([0, 0], "shortest_edge: height, width of a random crop; 0: none", length=2, low=0)
+    flip: float = key(0.5, "probability of a horizontal flip", low=0.0, high=1.0)
+    pad_value: int = key(128, "value of the canvas outside the image", low=0)
+    weak_colour: bool = key(False, "SSD colour jitter on the weak view too (official Cityscapes and ADE20K)")
+    jitter: list[float] = key([0.4, 0.4, 0.4, 0.1], "strong view: brightness, contrast, saturation, hue", length=4, low=0.0)
+    jitter_p: float = key(0.8, "strong view: probability of the colour jitter", low=0.0, high=1.0)
+    grey_p: float = key(0.2, "strong view: probability of greyscale", low=0.0, high=1.0)
+    blur_p: float = key(0.5, "strong view: probability of a Gaussian blur", low=0.0, high=1.0)
+    blur_sigma: list[float] = key([0.1, 2.0], "strong view: range of the blur's sigma, pixels", length=2, above=0.0)
+    cutout_p: float = key(0.0, "strong view: probability of cut-out", low=0.0, high=1.0)
+    cutout_count: int = key(3, "strong view: rectangles cut out", low=1)
+    cutout_area: list[float] = key([0.02, 0.1], "strong view: area of a rectangle as a share of the image", length=2, above=0.0, high=1.0)
+    test_shortest: int = key(800, "evaluation and prediction: shortest edge, pixels; 0: as on disk", low=0)
+    test_longest: int = key(1333, "evaluation and prediction: longest edge at most this, pixels", low=1)
+
+
+@dataclass
+class Backbone:
+    """Any timm network."""
+
+    name: str = key("resnet50", "timm name")
+    weights: str | None = key(None, "local .safetensors or .pth, or package:NAME for the weights inside an installed package")
+    pretrained: bool = key(False, "true: timm downloads its weights")
+    norm: str = key("frozen", "batch norm: frozen (statistics and affine fixed) or live", choices=["frozen", "live"])
+    freeze_stages: int = key(0, "first stages that are not trained (1: stem, 2: stem and res2, ..)", low=0, high=5)
+    drop_path: float = key(0.0, "stochastic depth rate", low=0.0, high=0.99)
+    checkpointing: bool = key(False, "gradient checkpointing: less memory, more time")
+    in_channels: int = key(3, "channels of the images", low=1)
+    mean: list[float] = key([123.675, 116.28, 103.53], "mean of each channel, in the image's own units")
+    std: list[float] = key([58.395, 57.12, 57.375], "standard deviation of each channel", above=0.0)
+
+
+@dataclass
+class PixelDecoder:
+    """Multi-scale deformable encoder and FPN (Mask2Former §3.2, Mask DINO §3.1)."""
+
+    channels: int = key(256, "width", low=8)
+    mask_channels: int = key(256, "width of the mask features", low=1)
+    layers: int = key(6, "encoder layers", low=0)
+    heads: int = key(8, "attention heads", low=1)
+    points: int = key(4, "sampling points a head and level", low=1)
+    ffn: int = key(1024, "width of the feed-forward part", low=1)
+    inputs: list[str] = key(["res3", "res4", "res5"], "backbone levels that enter the encoder", choices=["res2", "res3", "res4", "res5"])
+    extra_levels: int = key(0, "levels beyond stride 32, each half the size", low=0, high=2)
+    level_order: str = key("coarse_first", "order of the levels in the token sequence", choices=["coarse_first", "fine_first"])
+
+
+@dataclass
+class Decoder:
+    """The query decoder: Mask DINO or Mask2Former."""
+
+    kind: str = key("maskdino", "maskdino or mask2former", choices=["maskdino", "mask2former"])
+    channels: int = key(256, "width", low=8)
+    layers: int = key(9, "layers", low=1)
+    heads: int = key(8, "attention heads", low=1)
+    points: int = key(4, "maskdino: sampling points a head and level", low=1)
+    ffn: int = key(2048, "width of the feed-forward part", low=1)
+    queries: int = key(300, "queries", low=1)
+    dropout: float = key(0.0, "dropout", low=0.0, high=0.99)
+    pre_norm: bool = key(False, "mask2former: normalise before each block instead of after")
+    two_stage: bool = key(True, "maskdino: queries are selected from the encoder's tokens")
+    initial_prediction: bool = key(True, "maskdino: predict from the queries before the first layer")
+    learned_content: bool = key(False, "maskdino: with two_stage, learned query content instead of the selected tokens")
+    box_init: str = key("mask_to_box", "maskdino: anchors from the predicted masks: none, mask_to_box (official 'mask2box'), exact ('bitmask')", choices=["none", "mask_to_box", "exact"])
+    denoising: str = key("mask", "maskdino: none, box (box and label), mask (box, label and mask)", choices=["none", "box", "mask"])
+    denoising_queries: int = key(100, "maskdino: denoising queries an image", low=1)
+    box_noise: float = key(0.4, "maskdino: noise of denoising boxes, as a share of their size", low=0.0)
+    label_flip: float = key(0.2, "maskdino: probability that a denoising label is replaced", low=0.0, high=1.0)
+    class_loss: str = key("focal", "focal (sigmoid, C logits) or softmax (C + 1 logits); mask2former is always softmax", choices=["focal", "softmax"])
+
+
+@dataclass
+class Loss:
+    """Weights of the losses and of the matching costs (Mask DINO §4, Mask2Former §4)."""
+
+    class_weight: float = key(4.0, "classification", low=0.0)
+    mask_weight: float = key(5.0, "mask cross-entropy at points", low=0.0)
+    dice_weight: float = key(5.0, "mask dice at points", low=0.0)
+    box_weight: float = key(5.0, "box L1 (maskdino)", low=0.0)
+    giou_weight: float = key(2.0, "box GIoU (maskdino)", low=0.0)
+    class_cost: float = key(4.0, "matching: classification", low=0.0)
+    mask_cost: float = key(5.0, "matching: mask cross-entropy", low=0.0)
+    dice_cost: float = key(5.0, "matching: dice", low=0.0)
+    box_cost: float = key(5.0, "matching: box L1", low=0.0)
+    giou_cost: float = key(2.0, "matching: box GIoU", low=0.0)
+    no_object: float = key(0.1, "softmax: weight of the no-object class", low=0.0)
+    focal_alpha: float = key(0.25, "focal: weight of positives", low=0.0, high=1.0)
+    focal_gamma: float = key(2.0, "focal: exponent", low=0.0)
+    points: int = key(12544, "points a mask is compared at", low=1)
+    oversample: float = key(3.0, "points drawn for each one kept by uncertainty", low=1.0)
+    importance: float = key(0.75, "share of points chosen by uncertainty", low=0.0, high=1.0)
+    deep_supervision: bool = key(True, "every layer has its loss")
+    ignore_overlap: float = key(0.5, "an unmatched query with more than this share of its mask in the ignore region is not pushed to no-object", low=0.0, high=1.0)
+
+
+@dataclass
+class Postprocess:
+    """From network outputs to instances, panoptic segments or a semantic map."""
+
+    max_detections: int = key(100, "instances kept an image", low=1)
+    boxes: str = key("mask", "boxes of instances: mask (tight box of the mask) or head (the box head; maskdino)", choices=["mask", "head"])
+    score: str = key("class_mask", "class_mask (class times mean mask probability) or class", choices=["class_mask", "class"])
+    object_threshold: float = key(0.8, "panoptic: queries scored below this are dropped", low=0.0, high=1.0)
+    overlap_threshold: float = key(0.8, "panoptic: a segment that keeps less than this share of its area is dropped", low=0.0, high=1.0)
+    temperature: float = key(0.06, "panoptic and semantic with focal classes: softmax temperature of the scores; 0: no softmax", low=0.0)
+
+
+@dataclass
+class Train:
+    """Optimisation and run control, shared by pretrain and distill."""
+
+    steps: int = key(368750, "optimiser steps of pretrain", low=1)
+    batch_size: int = key(16, "labelled images a step", low=1)
+    accumulate: int = key(1, "the batch is computed in this many parts", low=1)
+    lr: float = key(1e-4, "learning rate", above=0.0)
+    backbone_lr_factor: float = key(0.1, "backbone's share of the learning rate", low=0.0)
+    weight_decay: float = key(0.05, "AdamW weight decay; 0 for norms and embeddings", low=0.0)
+    clip_norm: float = key(0.01, "gradients of the whole model are clipped to this norm; 0: off", low=0.0)
+    schedule: str = key("step", "step, poly, cosine or constant", choices=["step", "poly", "cosine", "constant"])
+    milestones: list[float] = key([0.8889, 0.963], "step: the rate drops at these shares of all steps", above=0.0, high=1.0)
+    gamma: float = key(0.1, "step: factor of a drop", above=0.0, high=1.0)
+    power: float = key(0.9, "poly: exponent", above=0.0)
+    warmup_steps: int = key(10, "steps of linear warm-up", low=0)
+    warmup_factor: float = key(1.0, "share of the rate at step 0", above=0.0, high=1.0)
+    precision: str = key("auto", "auto (bf16 on a GPU that has it, fp16 on another, fp32 on a CPU), fp32, bf16, fp16", choices=["auto", "fp32", "bf16", "fp16"])
+    channels_last: bool = key(False, "memory layout of the convolutions; faster for some backbones")
+    ema_decay: float = key(0.0, "pretrain: evaluate and keep an exponential moving average with this decay; 0: off", low=0.0, high=1.0)
+    log_every: int = key(20, "steps between log lines", low=1)
+    eval_every: int = key(5000, "steps between evaluations; 0: only at the end", low=0)
+    save_every: int = key(5000, "steps between checkpoints; 0: only at the end", low=0)
+    best: str = key("mask_ap", "metric that chooses the best checkpoint", choices=["mask_ap", "mask_ap50", "box_ap", "box_ap50"])
+    tensorboard: bool = key(False, "also write TensorBoard events (pip install gdseg[tensorboard])")
+
+
+@dataclass
+class Distill:
+    """Guided distillation (arXiv 2308.02668 §3)."""
+
+    steps: int = key(368750, "optimiser steps of distill", low=1)
+    burn_in_steps: int = key(50000, "steps with the frozen teacher; then it becomes the student's EMA", low=0)
+    ema_decay: float = key(0.9996, "decay of the teacher after burn-in", low=0.0, high=1.0)
+    student_init: str = key("backbone", "the student starts from the backbone's weights or from the teacher", choices=["backbone", "teacher"])
+    unlabelled_batch_size: int = key(16, "unlabelled images a step", low=1)
+    unlabelled_weight: float = key(2.0, "weight of the unlabelled loss", low=0.0)
+    class_threshold: float = key(0.7, "pseudo-label: class score above this", low=0.0, high=1.0)
+    mask_threshold: float = key(0.0, "pseudo-label: mean mask probability inside the mask above this", low=0.0, high=1.0)
+    min_area: float = key(5.0, "pseudo-label: sum of mask probabilities above this, in pixels at stride 4", low=0.0)
+    max_instances: int = key(0, "pseudo-labels kept an image, best first; 0: all", low=0)
+    pixel_threshold: float = key(0.5, "pseudo-label: a pixel belongs to the mask above this probability", low=0.0, high=1.0)
+    ignore_threshold: float = key(0.0, "instances scored between this and class_threshold become ignore regions; 0: none", low=0.0, high=1.0)
+    weighting: str = key("hard", "weight of a pseudo-label: hard (1) or score", choices=["hard", "score"])
+    boxes: str = key("mask", "boxes of pseudo-labels: tight box of the mask, or the box head's", choices=["mask", "head"])
+    denoising: bool = key(True, "maskdino: denoising queries from pseudo-labels too")
+
+
+@dataclass
+class Recipe:
+    """A whole experiment. Sections map to the dataclasses above."""
+
+    task: str = key("instance", "instance, panoptic or semantic", choices=["instance", "panoptic", "semantic"])
+    seed: int = key(0, "seed of everything random", low=0)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    backbone: Backbone = field(default_factory=Backbone)
+    pixel_decoder: PixelDecoder = field(default_factory=PixelDecoder)
+    decoder: Decoder = field(default_factory=Decoder)
+    loss: Loss = field(default_factory=Loss)
+    postprocess: Postprocess = field(default_factory=Postprocess)
+    train: Train = field(default_factory=Train)
+    distill: Distill = field(default_factory=Distill)

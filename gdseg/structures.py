@@ -1,0 +1,189 @@
+"""The plain data that flows through gdseg: Record -> Sample -> Batch -> Outputs -> Predictions.
+
+`Targets` is the truth of one image, whether a person drew it or a teacher predicted it (a
+pseudo-label is a `Targets` with weights and an ignore mask). `targets=None` means unlabelled; an
+empty `Targets` means labelled with nothing in it. Shape letters: B batch, Q queries, N instances,
+K class logits, C channels, H W pixels, h w mask pixels (stride 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image on disk and what is known about it, before any pixel is read.
+
+    `annotations` are COCO-style dicts whose `label` (0..C-1) was added and whose segmentation was
+    checked; None means unlabelled, an empty tuple means labelled and empty.
+    """
+
+    image_id: int | str
+    path: Path
+    height: int | None = None
+    width: int | None = None
+    annotations: tuple[dict[str, Any], ...] | None = None
+
+
+@dataclass
+class Targets:
+    """Truth or pseudo-truth of one image.
+
+    labels int64 [N] in 0..C-1; masks bool [N, H, W], any resolution covering the whole (padded)
+    image; boxes_cxcywh float32 [N, 4] in 0..1 of the canvas the masks cover; weights float32 [N]
+    in 0..1; ignore bool [H, W] or None: pixels that are neither positive nor negative.
+    """
+
+    labels: Tensor
+    masks: Tensor
+    boxes_cxcywh: Tensor
+    weights: Tensor
+    ignore: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def empty(cls, height: int, width: int, device: torch.device | str = "cpu") -> Targets:
+        """Labelled, with nothing in it. height, width in pixels."""
+        return cls(
+            labels=torch.zeros(0, dtype=torch.int64, device=device),
+            masks=torch.zeros(0, height, width, dtype=torch.bool, device=device),
+            boxes_cxcywh=torch.zeros(0, 4, device=device),
+            weights=torch.zeros(0, device=device),
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
+        """The same targets on another device."""
+        moved = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in vars(self).items()
+            if value is not None
+        }
+        return Targets(**moved)
+
+    def select(self, keep: Tensor) -> Targets:
+        """The instances that `keep` (bool [N] or int64 indices) names; the ignore mask stays."""
+        return Targets(
+            self.labels[keep], self.masks[keep], self.boxes_cxcywh[keep], self.weights[keep], self.ignore
+        )
+
+
+@dataclass
+class Sample:
+    """One augmented image. image uint8/uint16-as-float [C, H, W] in raw units (0..255 for 8-bit).
+
+    `strong` shares `image`'s geometry (None unless asked for); `original_size` is (height, width)
+    on disk. targets None = unlabelled.
+    """
+
+    image_id: int | str
+    image: Tensor
+    original_size: tuple[int, int]
+    targets: Targets | None = None
+    strong: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """Samples padded bottom/right to one size.
+
+    images [B, C, H, W] raw units, zero in the padding; sizes: (h, w) of each image inside the
+    padding; original_sizes: (h, w) on disk; masks in targets cover the padded canvas.
+    """
+
+    image_ids: list[int | str]
+    images: Tensor
+    sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+    targets: list[Targets | None]
+    strong: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device (asynchronously when its memory is pinned)."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            strong=None if self.strong is None else self.strong.to(device, non_blocking=True),
+            targets=[None if t is None else t.to(device, non_blocking=True) for t in self.targets],
+        )
+
+
+@dataclass
+class LayerOutput:
+    """What one prediction head said. `name`: "0", "1", .. (auxiliary, in order), "final", "interm".
+
+    logits [B, Q, K]; masks [B, Q, h, w] logits (None where not computed, as for auxiliary layers in
+    eval mode); boxes_cxcywh [B, Q, 4] in 0..1 of the padded canvas (None for Mask2Former).
+    """
+
+    name: str
+    logits: Tensor
+    masks: Tensor | None = None
+    boxes_cxcywh: Tensor | None = None
+
+
+@dataclass
+class Denoising:
+    """Predictions for the denoising queries (DN-DETR, arXiv 2203.01305 §4; Mask DINO §3.4).
+
+    Target i of an image sits in slots i, i + slots, .., i + (groups - 1) * slots; every layer's
+    tensors have groups * slots queries. Slots beyond an image's target count are padding.
+    """
+
+    layers: list[LayerOutput]
+    groups: int
+    slots: int
+
+
+@dataclass
+class Outputs:
+    """Everything a model predicts in one forward pass.
+
+    `layers` run from the earliest prediction to the final one; `encoder` is Mask DINO's two-stage
+    proposal output ("interm"); `denoising` only in training with targets.
+    """
+
+    layers: list[LayerOutput]
+    encoder: LayerOutput | None = None
+    denoising: Denoising | None = None
+
+    @property
+    def final(self) -> LayerOutput:
+        """The last layer's predictions."""
+        return self.layers[-1]
+
+
+@dataclass
+class Predictions:
+    """What a model found in one image, at the image's original size.
+
+    labels int64 [N]; scores float32 [N] descending; boxes_xyxy_px float32 [N, 4] in pixels;
+    rles: N compressed COCO run-length dicts ({"size": [H, W], "counts": bytes}), so that thousands
+    of masks fit in memory. Panoptic: `panoptic` int32 [H, W] of segment ids with `segments`
+    ({"id", "label", "isthing", "score"}); semantic: `semantic` int64 [H, W] of labels.
+    """
+
+    image_id: int | str
+    size: tuple[int, int]
+    labels: Tensor
+    scores: Tensor
+    boxes_xyxy_px: Tensor
+    rles: list[dict[str, Any]]
+    names: list[str] = field(default_factory=list)
+    path: Path | None = None
+    panoptic: Tensor | None = None
+    segments: list[dict[str, Any]] | None = None
+    semantic: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
