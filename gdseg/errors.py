@@ -68,3 +68,10 @@ class DivergedError(GdsegError):
 
     exit_code = 6
     kind = "training diverged"
+
+
+class InterruptedRun(GdsegError):  # noqa: N818 - not a fault
+    """Ctrl-C or SIGTERM: the run was saved."""
+
+    exit_code = 130
+    kind = "interrupted"

@@ -85,9 +85,9 @@ class Backbone:
 class PixelDecoder:
     """Multi-scale deformable encoder and FPN (Mask2Former §3.2, Mask DINO §3.1)."""
 
-    channels: int = key(256, "width", low=8)
+    channels: int = key(256, "width", low=8, high=8192)
     mask_channels: int = key(256, "width of the mask features", low=1)
-    layers: int = key(6, "encoder layers", low=0)
+    layers: int = key(6, "encoder layers", low=0, high=100)
     heads: int = key(8, "attention heads", low=1)
     points: int = key(4, "sampling points a head and level", low=1)
     ffn: int = key(1024, "width of the feed-forward part", low=1)
@@ -101,12 +101,12 @@ class Decoder:
     """The query decoder: Mask DINO or Mask2Former."""
 
     kind: str = key("maskdino", "maskdino or mask2former", choices=["maskdino", "mask2former"])
-    channels: int = key(256, "width", low=8)
-    layers: int = key(9, "layers", low=1)
+    channels: int = key(256, "width", low=8, high=8192)
+    layers: int = key(9, "layers", low=1, high=100)
     heads: int = key(8, "attention heads", low=1)
     points: int = key(4, "maskdino: sampling points a head and level", low=1)
     ffn: int = key(2048, "width of the feed-forward part", low=1)
-    queries: int = key(300, "queries", low=1)
+    queries: int = key(300, "queries", low=1, high=100000)
     dropout: float = key(0.0, "dropout", low=0.0, high=0.99)
     pre_norm: bool = key(False, "mask2former: normalise before each block instead of after")
     two_stage: bool = key(True, "maskdino: queries are selected from the encoder's tokens")
@@ -202,6 +202,8 @@ class Distill:
     weighting: str = key("hard", "weight of a pseudo-label: hard (1) or score", choices=["hard", "score"])
     boxes: str = key("mask", "boxes of pseudo-labels: tight box of the mask, or the box head's", choices=["mask", "head"])
     denoising: bool = key(True, "maskdino: denoising queries from pseudo-labels too")
+    alarm_low: float = key(0.1, "warn when pseudo-labels an image fall below this share of the labelled objects an image", low=0.0)
+    alarm_high: float = key(5.0, "warn when pseudo-labels an image exceed the labelled objects an image this many times", above=0.0)
 
 
 @dataclass

@@ -1,0 +1,122 @@
+"""One safetensors file holds one network: weights, and in its metadata role, recipe, classes, step, metrics.
+
+Written under a temporary name and renamed, so that a full disk or a crash leaves the old file.
+Reading never unpickles. Called by train, eval, predict. The state to resume from is `train/checkpoint.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from gdseg import __version__
+from gdseg.errors import CheckpointError, GdsegError, MachineError
+from gdseg.models.model import SegmentationModel, build_model
+from gdseg.recipe import Recipe
+from gdseg.recipe_yaml import dump_recipe, parse_recipe
+
+_FORMAT = "gdseg-1"
+
+
+@dataclass
+class Network:
+    """A model and what it needs to be used: recipe, class names, the user's category ids, where it came from."""
+
+    model: SegmentationModel
+    recipe: Recipe
+    classes: list[str]
+    category_ids: list[int]
+    role: str = "teacher"
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    split_sha256: str = ""
+
+
+def save_network(network: Network, path: Path) -> None:
+    """Write `network` to `path` atomically. Raises MachineError when the disk is full."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.model.state_dict().items()}
+    metadata = {
+        "format": _FORMAT,
+        "gdseg_version": __version__,
+        "recipe": dump_recipe(network.recipe),
+        "classes": json.dumps({"names": network.classes, "category_ids": network.category_ids}),
+        "role": network.role,
+        "step": str(network.step),
+        "metrics": json.dumps(network.metrics),
+        "split_sha256": network.split_sha256,
+    }
+    write_with(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def write_with(path: Path, write: Any) -> None:
+    """Call `write(temporary_path)`, then rename to `path`. Raises MachineError and cleans up on failure."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        hint = "free some space; what was saved before is still there, go on with --resume"
+        raise MachineError(f"a checkpoint could not be written: {error}", path, hint) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a gdseg checkpoint. Raises CheckpointError when `path` is not one."""
+    if not path.is_file():
+        raise CheckpointError("no such checkpoint", path, "give a .safetensors file or a run directory")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        hint = "official and other weights are read by 'gdseg convert'; pickles are never loaded"
+        raise CheckpointError(f"not a safetensors file ({error})", path, hint) from error
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            "a safetensors file, but not of gdseg (no recipe inside)", path, "use it as backbone.weights"
+        )
+    return dict(metadata)
+
+
+def load_network(path: Path | str, device: torch.device | str = "cpu") -> Network:
+    """Read a network, in eval mode on `device`. Raises CheckpointError for anything that does not fit."""
+    path = Path(path)
+    metadata = read_metadata(path)
+    try:
+        recipe = parse_recipe(metadata["recipe"], "its recipe")
+        classes = json.loads(metadata["classes"])
+        names, category_ids = [str(n) for n in classes["names"]], [int(i) for i in classes["category_ids"]]
+        metrics = {str(k): float(v) for k, v in json.loads(metadata["metrics"]).items()}
+        step = int(metadata["step"])
+    except (KeyError, TypeError, ValueError, AttributeError, GdsegError) as error:
+        raise CheckpointError(f"its metadata cannot be used: {error}", path) from error
+    model = build_model(recipe, len(names), load_weights=False)
+    load_weights(model, path)
+    model = model.to(device).eval()
+    role, split = metadata.get("role", "teacher"), metadata.get("split_sha256", "")
+    return Network(model, recipe, names, category_ids, role, step, metrics, split)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Copy every tensor of the file into `model`. Raises CheckpointError unless names and shapes are the same."""
+    with safe_open(str(path), framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    own = model.state_dict()
+    faults = [f"lacks {name}" for name in own if name not in stored]
+    faults += [f"has {name}, which the model lacks" for name in stored if name not in own]
+    faults += [
+        f"{name} is {tuple(stored[name].shape)}, the model's {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in stored and stored[name].shape != value.shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+        raise CheckpointError(f"weights of another architecture: {shown}", path)
+    model.load_state_dict(stored)

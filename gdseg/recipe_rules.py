@@ -1,0 +1,57 @@
+"""Rules between recipe keys: what no single key can say. Called by `recipe_yaml` after reading."""
+
+from collections.abc import Iterator
+
+from gdseg.recipe import Recipe
+
+
+def broken_rules(recipe: Recipe) -> list[str]:
+    """One sentence for each contradiction in `recipe`; empty when it can run."""
+    return [*_model_rules(recipe), *_data_rules(recipe), *_training_rules(recipe)]
+
+
+def _model_rules(recipe: Recipe) -> Iterator[str]:
+    backbone, pixel, decoder = recipe.backbone, recipe.pixel_decoder, recipe.decoder
+    for section, part in (("pixel_decoder", pixel), ("decoder", decoder)):
+        if part.channels % part.heads or part.channels % 4:
+            yield f"{section}.channels ({part.channels}) must divide by 4 and by its heads ({part.heads})"
+    for name in ("mean", "std"):
+        if len(getattr(backbone, name)) != backbone.in_channels:
+            yield f"backbone.{name} needs {backbone.in_channels} values, one for each of backbone.in_channels"
+    if backbone.weights and backbone.pretrained:
+        yield "backbone.weights and backbone.pretrained exclude each other"
+    if "res5" not in pixel.inputs or len(set(pixel.inputs)) != len(pixel.inputs):
+        yield "pixel_decoder.inputs must name res5 and no level twice"
+    if recipe.postprocess.boxes == "head" and decoder.kind == "mask2former":
+        yield "postprocess.boxes: head needs decoder.kind: maskdino, mask2former predicts no boxes"
+    if recipe.distill.boxes == "head" and decoder.kind == "mask2former":
+        yield "distill.boxes: head needs decoder.kind: maskdino, mask2former predicts no boxes"
+    if decoder.kind == "maskdino" and decoder.box_init != "none":
+        if not decoder.initial_prediction:
+            yield "decoder.box_init needs decoder.initial_prediction: true (its masks give the boxes)"
+        if not decoder.two_stage:
+            yield "decoder.box_init needs decoder.two_stage: true"
+
+
+def _data_rules(recipe: Recipe) -> Iterator[str]:
+    augment = recipe.augment
+    for name in ("scale", "blur_sigma", "cutout_area"):
+        low, high = getattr(augment, name)
+        if low > high:
+            yield f"augment.{name} must rise, not [{low}, {high}]"
+    if augment.mode == "shortest_edge" and not augment.shortest:
+        yield "augment.shortest is empty"
+    if recipe.data.split and recipe.data.ratio != 1.0:
+        yield "data.split and data.ratio exclude each other"
+
+
+def _training_rules(recipe: Recipe) -> Iterator[str]:
+    train, distill = recipe.train, recipe.distill
+    if train.batch_size % train.accumulate:
+        yield f"train.batch_size ({train.batch_size}) must divide by train.accumulate ({train.accumulate})"
+    if distill.unlabelled_batch_size % train.accumulate:
+        yield f"distill.unlabelled_batch_size must divide by train.accumulate ({train.accumulate})"
+    if distill.ignore_threshold and distill.ignore_threshold > distill.class_threshold:
+        yield "distill.ignore_threshold must not exceed distill.class_threshold"
+    if train.best.startswith("box") and recipe.task != "instance":
+        yield f"train.best: {train.best} needs task: instance"

@@ -1,0 +1,228 @@
+"""Recipes as YAML: strict reading with every fault at once, overrides, writing. No torch here.
+
+Faults carry file, line, key path and the nearest known key. Reading composes YAML nodes and never
+constructs objects, so a recipe cannot run code. Called by every CLI verb and by checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gdseg.errors import RecipeError
+from gdseg.recipe import Recipe
+from gdseg.recipe_rules import broken_rules
+
+DEFAULT_RECIPE = "shapes_maskdino"
+_MAX_BYTES = 1 << 20
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+class _UnfitError(Exception):
+    """A value that does not fit its key; the message says what fits."""
+
+
+def recipe_folder() -> Path:
+    """The folder of the shipped recipes: inside the wheel, or at the top of a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(p.stem for p in recipe_folder().glob("*.yaml"))
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a shipped name or of a path. Raises RecipeError naming the nearest recipe."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = recipe_folder() / f"{name_or_path}.yaml"
+    if shipped.is_file():
+        return shipped
+    near = difflib.get_close_matches(path.stem, shipped_recipes(), 1)
+    hint = f"did you mean '{near[0]}'?" if near else "'gdseg recipe list' shows the names"
+    raise RecipeError("no such recipe", name_or_path, hint)
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by shipped name or path, then apply `key.path=value` overrides.
+
+    Raises RecipeError with all faults, one a line.
+    """
+    path = find_recipe(name_or_path)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise RecipeError("the file is too large for a recipe", path)
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read: {error}", path) from error
+    return parse_recipe(text, str(path), overrides)
+
+
+def parse_recipe(text: str, source: str, overrides: list[str] | None = None) -> Recipe:
+    """A Recipe from YAML text; `source` names it in errors. Raises RecipeError with all faults."""
+    recipe, faults = Recipe(), []
+    root = _compose(text, source)
+    if root is not None:
+        faults += [f"{source}:{line}: {fault}" for line, fault in _fill(recipe, root, "")]
+    faults += _apply(recipe, overrides or [])
+    return _checked(recipe, faults, source)
+
+
+def apply_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
+    """A copy of `recipe` with `key.path=value` items set. Raises RecipeError with all faults."""
+    changed = parse_recipe(dump_recipe(recipe), "recipe")
+    return _checked(changed, _apply(changed, overrides), "command line")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML text of all keys, a section a paragraph; `parse_recipe` reads it back unchanged."""
+    lines = []
+    for name, value in dataclasses.asdict(recipe).items():
+        body = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=100, allow_unicode=True)
+        lines.append(f"{name}: {body.removesuffix('...' + chr(10)).rstrip()}")
+    return "\n".join(lines) + "\n"
+
+
+def key_paths(kind: type = Recipe, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every (dotted key path, dataclass field) of a recipe, in order."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from key_paths(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field
+
+
+def _compose(text: str, source: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{source}:{mark.line + 1}" if mark else source
+        raise RecipeError(f"not YAML: {getattr(error, 'problem', None) or error}", line) from error
+
+
+def _checked(recipe: Recipe, faults: list[str], source: str) -> Recipe:
+    faults = faults or [f"{source}: {fault}" for fault in broken_rules(recipe)]
+    if faults:
+        what = faults[0] if len(faults) == 1 else f"{len(faults)} faults\n  " + "\n  ".join(faults)
+        raise RecipeError(what, hint="'gdseg recipe show custom' explains every key")
+    return recipe
+
+
+def _fill(target: Any, node: yaml.Node, prefix: str) -> Iterator[tuple[int, str]]:
+    """Set the fields of `target` from a mapping node; yields (line, fault)."""
+    if not isinstance(node, yaml.MappingNode):
+        yield node.start_mark.line + 1, f"'{prefix.rstrip('.') or 'a recipe'}' must be keys with values"
+        return
+    hints = typing.get_type_hints(type(target))
+    fields = {f.name: f for f in dataclasses.fields(target)}
+    seen: set[str] = set()
+    for key_node, value_node in node.value:
+        name, line = str(key_node.value), key_node.start_mark.line + 1
+        if name not in fields:
+            yield line, _unknown(prefix + name)
+        elif name in seen:
+            yield line, f"key '{prefix}{name}' is given twice"
+        elif dataclasses.is_dataclass(hints[name]):
+            yield from _fill(getattr(target, name), value_node, f"{prefix}{name}.")
+        else:
+            try:
+                setattr(target, name, _convert(value_node, hints[name], fields[name].metadata))
+            except _UnfitError as wrong:
+                yield line, f"'{prefix}{name}' {wrong}"
+        seen.add(name)
+
+
+def _apply(recipe: Recipe, overrides: list[str]) -> list[str]:
+    faults = []
+    for item in overrides:
+        path, equals, text = item.partition("=")
+        if not equals:
+            faults.append(f"'{item}' is not an override; overrides look like train.lr=5e-5")
+            continue
+        for part in reversed(path.split(".")):
+            text = f"{{{part}: {text or 'null'}}}"
+        node = _compose(text, item)
+        if node is not None:
+            faults += [f"{item}: {fault}" for _, fault in _fill(recipe, node, "")]
+    return faults
+
+
+def _unknown(path: str) -> str:
+    """`unknown key ..`, with the nearest known key: by the last part, within the same section first."""
+    known = [name for name, _ in key_paths()] + [f.name for f in dataclasses.fields(Recipe)]
+    section, _, leaf = path.rpartition(".")
+    homes = [k for k in known if k.rpartition(".")[0] == section] if section else []
+    for candidates in (homes, known):
+        leaves = {k.rpartition(".")[2]: k for k in candidates}
+        near = difflib.get_close_matches(leaf, leaves, 1, 0.6)
+        if near:
+            return f"unknown key '{path}', did you mean '{leaves[near[0]]}'?"
+    return f"unknown key '{path}'"
+
+
+def _convert(node: yaml.Node, kind: Any, rule: typing.Mapping[str, Any]) -> Any:
+    """The value of a node as `kind` (int, float, bool, str, X | None, list[X]), within its rules."""
+    if isinstance(kind, types.UnionType):
+        if node.tag == "tag:yaml.org,2002:null":
+            return None
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is list:
+        if not isinstance(node, yaml.SequenceNode):
+            raise _UnfitError("must be a list, as [a, b]")
+        if "length" in rule and len(node.value) != rule["length"]:
+            raise _UnfitError(f"must have {rule['length']} items, not {len(node.value)}")
+        return [_convert_scalar(item, typing.get_args(kind)[0], rule) for item in node.value]
+    return _convert_scalar(node, kind, rule)
+
+
+def _convert_scalar(node: yaml.Node, kind: type, rule: typing.Mapping[str, Any]) -> Any:
+    if not isinstance(node, yaml.ScalarNode):
+        raise _UnfitError(f"must be {_WORDS[kind]}")
+    value = _parse_scalar(node.tag.rsplit(":", 1)[-1], node.value, kind)
+    if "choices" in rule and value not in rule["choices"]:
+        near = difflib.get_close_matches(str(value), rule["choices"], 1)
+        raise _UnfitError(
+            f"is '{value}', must be one of {', '.join(rule['choices'])}"
+            + (f" (did you mean '{near[0]}'?)" if near else "")
+        )
+    if "low" in rule and value < rule["low"]:
+        raise _UnfitError(f"is {value}, must be at least {rule['low']}")
+    if "above" in rule and value <= rule["above"]:
+        raise _UnfitError(f"is {value}, must be above {rule['above']}")
+    if "high" in rule and value > rule["high"]:
+        raise _UnfitError(f"is {value}, must be at most {rule['high']}")
+    return value
+
+
+def _parse_scalar(tag: str, text: str, kind: type) -> Any:
+    wrong = _UnfitError(f"is '{text}', must be {_WORDS[kind]}")
+    if kind is bool:
+        if tag != "bool":
+            raise wrong
+        return text.lower() in ("true", "yes", "on")
+    if kind is str:
+        if tag not in ("str", "int", "float"):
+            raise _UnfitError(f"is '{text}', must be a word; write it in quotes if it is one")
+        return text
+    if tag not in ("int", "float", "str"):
+        raise wrong
+    try:  # YAML 1.1 reads 1e-4 as a word, so numbers are parsed here
+        number = int(text.replace("_", "")) if kind is int else float(text)
+    except ValueError:
+        raise wrong from None
+    if not math.isfinite(number):
+        raise wrong
+    return number
