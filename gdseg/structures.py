@@ -37,7 +37,8 @@ class Targets:
 
     labels int64 [N] in 0..C-1; masks bool [N, H, W], any resolution covering the whole (padded)
     image; boxes_cxcywh float32 [N, 4] in 0..1 of the canvas the masks cover; weights float32 [N]
-    in 0..1; ignore bool [H, W] or None: pixels that are neither positive nor negative.
+    in 0..1; ignore bool [H, W] or None: pixels that are neither positive nor negative; scores float32
+    [N] or None: how sure the teacher was (None for labels by hand).
     """
 
     labels: Tensor
@@ -45,6 +46,7 @@ class Targets:
     boxes_cxcywh: Tensor
     weights: Tensor
     ignore: Tensor | None = None
+    scores: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,9 +72,11 @@ class Targets:
 
     def select(self, keep: Tensor) -> Targets:
         """The instances that `keep` (bool [N] or int64 indices) names; the ignore mask stays."""
-        return Targets(
-            self.labels[keep], self.masks[keep], self.boxes_cxcywh[keep], self.weights[keep], self.ignore
-        )
+        chosen = {
+            name: value if name == "ignore" or value is None else value[keep]
+            for name, value in vars(self).items()
+        }
+        return Targets(**chosen)
 
 
 @dataclass
