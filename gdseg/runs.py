@@ -4,29 +4,35 @@ Layout (DESIGN.md, "Run directory"): runs/<verb>-<recipe>-<time>/{recipe.yaml, r
 metrics.jsonl, eval.jsonl, checkpoints/}. `student` and `teacher` of a distillation are two files.
 """
 
+import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from gdseg.errors import CheckpointError, UsageError
 
 RUNS = Path("runs")
 
 
-def new_run(verb: str, recipe_name: str, out: Path | None, *, resume: bool, overwrite: bool) -> Path:
-    """Create the run directory and return it.
+def new_run(verb: str, recipe_name: str, out: Path | None, *, overwrite: bool) -> Path:
+    """Where a new run goes: `out`, or a name made of verb, recipe and time. Nothing is created yet.
 
-    Raises UsageError when `out` holds something and neither resume nor overwrite was asked for.
+    Raises UsageError when it holds something and overwrite was not asked for.
     """
     if out is None:
-        if resume:
-            return last_run(verb)
         out = RUNS / f"{verb}-{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    refuse_non_empty(out, overwrite=overwrite or resume)
-    if overwrite and not resume and out.is_dir():
-        shutil.rmtree(out)
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    refuse_non_empty(out, overwrite=overwrite)
     return out
+
+
+def prepare_run(run: Path, *, overwrite: bool) -> None:
+    """Create the run directory; with overwrite, empty it first (only if it is a run or empty)."""
+    if overwrite and run.is_dir() and any(run.iterdir()):
+        if not (run / "recipe.yaml").is_file():
+            raise UsageError("--overwrite replaces runs only, this folder is none", run, "name another --out")
+        shutil.rmtree(run)
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
 
 
 def refuse_non_empty(out: Path, *, overwrite: bool) -> None:
@@ -39,11 +45,28 @@ def refuse_non_empty(out: Path, *, overwrite: bool) -> None:
 
 def last_run(verb: str | None = None) -> Path:
     """The run that was started last, of one verb or of any. Raises CheckpointError if there is none."""
-    runs = [p.parent for p in RUNS.glob("*/run.json") if verb is None or p.parent.name.startswith(f"{verb}-")]
+    runs = [p.parent for p in RUNS.glob("*/run.json") if verb in (None, read_run(p.parent).get("verb"))]
     if not runs:
         maker = f"gdseg {verb or 'pretrain'}"
         raise CheckpointError("there is no run yet", RUNS.resolve(), f"'{maker}' makes one")
     return max(runs, key=lambda run: (run / "run.json").stat().st_mtime_ns)
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """What run.json says; empty when it is missing or broken."""
+    try:
+        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def teacher_of(run: Path) -> Path:
+    """The pretrained teacher that a distillation run started from. Raises CheckpointError if it is gone."""
+    teacher = read_run(run).get("teacher")
+    if not isinstance(teacher, str) or not Path(teacher).is_file():
+        raise CheckpointError(f"the run's teacher is gone: {teacher}", run, "put it back, or distil anew")
+    return Path(teacher)
 
 
 def find_checkpoint(given: str | Path | None, role: str | None = None, verb: str | None = None) -> Path:
@@ -59,7 +82,7 @@ def find_checkpoint(given: str | Path | None, role: str | None = None, verb: str
         raise CheckpointError("no such checkpoint", path, "give a .safetensors file or a run directory")
     folder = path / "checkpoints"
     names = [f"best-{role}.safetensors", f"last-{role}.safetensors"] if role else []
-    names += [] if role else ["best.safetensors", "last.safetensors"]
+    names += [] if role else ["best.safetensors", "last-student.safetensors", "last-teacher.safetensors"]
     for name in names:
         if (folder / name).is_file():
             return folder / name

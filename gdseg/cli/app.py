@@ -1,11 +1,14 @@
 """The `gdseg` command: ties the verbs together and turns errors into three lines and an exit code."""
 
 import errno
+import os
 import sys
 import traceback
 
 import typer
 
+from gdseg import __version__
+from gdseg.cli import bench, data, distill, doctor, eval, predict, pretrain, pseudo_label, recipe, visualize
 from gdseg.errors import GdsegError, MachineError
 
 app = typer.Typer(
@@ -16,26 +19,56 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+for name, module in {
+    "pretrain": pretrain,
+    "distill": distill,
+    "pseudo-label": pseudo_label,
+    "eval": eval,
+    "predict": predict,
+    "visualize": visualize,
+    "bench": bench,
+    "doctor": doctor,
+}.items():
+    app.command(name, epilog=module.EXAMPLES)(module.command)
+app.add_typer(data.data_app, name="data")
+app.add_typer(recipe.recipe_app, name="recipe")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Show the version and exit."),
+) -> None:
+    """Segmentation from few labels: pretrain a teacher, distil a student, evaluate, predict."""
+    if version:
+        print(f"gdseg {__version__}")
+        raise typer.Exit
+
 
 def main() -> None:
     """Run the command line and exit (codes: DESIGN.md, "Command line")."""
     try:
         app()
     except GdsegError as error:
-        _leave(error, error.exit_code)
+        _leave(error)
+    except BrokenPipeError:  # the reader of our output has gone, as in `gdseg recipe list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             _bug(error)
-        _leave(MachineError("the disk is full", error.filename, "free some space, then go on with --resume"), 5)
+        _leave(MachineError("the disk is full", error.filename, "free some space, then go on with --resume"))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:  # anything else is our bug: say so
         _bug(error)
 
 
-def _leave(error: GdsegError, code: int) -> None:
+def _leave(error: GdsegError) -> None:
     if "--debug" in sys.argv:
         traceback.print_exc()
     print(error, file=sys.stderr)
-    sys.exit(code)
+    sys.exit(error.exit_code)
 
 
 def _bug(error: Exception) -> None:

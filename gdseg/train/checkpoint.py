@@ -1,0 +1,52 @@
+"""The state a run resumes from: one file with every network, the optimiser, the scaler and the best scores.
+
+One file, so that a crash between two writes cannot mix steps; read with weights_only=True. Random
+state and sampler position are functions of the step (`engine.seed_step`, `data/loader.py`) and need
+no saving. Called by `session.py`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gdseg.errors import CheckpointError
+from gdseg.models.checkpoint import write_with
+from gdseg.train.engine import Learner
+
+
+def save_state(path: Path, step: int, learner: Learner, networks: Mapping[str, nn.Module], best: dict[str, float]) -> None:
+    """Write everything that `load_state` needs. Raises MachineError when the disk is full."""
+    state = {
+        "step": step,
+        "networks": {name: network.state_dict() for name, network in networks.items()},
+        "optimizer": learner.optimizer.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+        "best": best,
+    }
+    write_with(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) -> tuple[int, dict[str, float]]:
+    """Restore networks, optimiser and scaler in place; return (steps done, best scores).
+
+    Raises CheckpointError when the file is missing, unsafe, or of another architecture or optimiser.
+    """
+    if not path.is_file():
+        raise CheckpointError("nothing to resume from", path, "start it without --resume")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        for name, network in networks.items():
+            network.load_state_dict(state["networks"][name])
+        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.scaler.load_state_dict(state["scaler"])
+        return int(state["step"]), dict(state["best"])
+    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, TypeError, EOFError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        hint = "the recipe's model and optimiser keys must be those the run was started with"
+        raise CheckpointError(f"cannot resume: {reason}", path, hint) from error

@@ -1,0 +1,132 @@
+"""One optimiser step, shared by pretrain and distill: forward, losses, backward, clip, update.
+
+Also what a step needs to be repeatable: randomness is seeded from (seed, step), so a run that goes
+on from step k draws what an uninterrupted one would; no random state needs saving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from gdseg.losses.criterion import Criterion, check_finite
+from gdseg.models.model import SegmentationModel
+from gdseg.recipe import Recipe
+from gdseg.structures import Outputs, Targets
+from gdseg.train.optim import build_optimizer, lr_factor, set_lr
+
+_SEED_STRIDE = 1_000_003  # a prime, so that seeds of different runs do not share steps
+
+
+@dataclass
+class Part:
+    """One stream of a step: images [B, C, H, W], their sizes, targets, and the weight of their loss.
+
+    `suffix` marks the names of its losses ("" or "_unlabelled"); `denoise`: also train Mask DINO's
+    denoising queries on these targets.
+    """
+
+    images: Tensor
+    sizes: list[tuple[int, int]]
+    targets: list[Targets]
+    image_ids: list[int | str]
+    weight: float = 1.0
+    suffix: str = ""
+    denoise: bool = True
+
+    def chunks(self, count: int) -> list[Part]:
+        """The part cut into `count` smaller ones; their weights sum to this one's."""
+        size = -(-len(self.sizes) // count)
+        cuts = [slice(i, i + size) for i in range(0, len(self.sizes), size)]
+        return [
+            replace(
+                self,
+                images=self.images[cut],
+                sizes=self.sizes[cut],
+                targets=self.targets[cut],
+                image_ids=self.image_ids[cut],
+                weight=self.weight * len(self.sizes[cut]) / len(self.sizes),
+            )
+            for cut in cuts
+        ]
+
+
+class Learner:
+    """A network with its optimiser, criterion and precision."""
+
+    def __init__(
+        self, model: SegmentationModel, recipe: Recipe, num_classes: int, total_steps: int, device: torch.device
+    ) -> None:
+        self.model = model
+        self.train = recipe.train
+        self.seed = recipe.seed
+        self.total_steps = total_steps
+        self.device = device
+        self.criterion = Criterion(recipe, num_classes)
+        self.optimizer: Optimizer = build_optimizer(model, recipe.train)
+        self.amp_dtype = amp_dtype(recipe.train.precision, device)
+        self.scaler = GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
+
+    def step(self, step: int, parts: Sequence[Part]) -> dict[str, float]:
+        """Take optimiser step number `step` on the sum of the parts' losses; return them by name.
+
+        Each part is run and differentiated by itself, so memory is that of the largest. Raises
+        DivergedError naming the images when a loss is NaN or infinite.
+        """
+        self.model.train()
+        set_lr(self.optimizer, lr_factor(step, self.total_steps, self.train))
+        self.optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, Tensor] = {}
+        for part in parts:
+            for chunk in part.chunks(self.train.accumulate):
+                for name, value in self._backward(chunk).items():
+                    terms[name + part.suffix] = terms.get(name + part.suffix, 0.0) + value
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        names = list(terms)
+        values = torch.stack([*terms.values(), norm]).tolist()  # one device-to-host copy
+        losses = dict(zip(names, values[:-1], strict=True))
+        return {"loss": sum(losses.values()), **losses, "grad_norm": values[-1]}
+
+    def _backward(self, part: Part) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32):
+            outputs = self.model(part.images, part.sizes, part.targets if part.denoise else None)
+        losses = self.criterion(outputs, part.targets, part.image_ids)
+        check_finite(losses, part.image_ids)
+        losses = {name: value * part.weight for name, value in losses.items()}
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _clip(self) -> Tensor:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return clip_grad_norm_(parameters, self.train.clip_norm or float("inf"))
+
+
+@torch.no_grad()
+def infer(model: SegmentationModel, images: Tensor, sizes: list[tuple[int, int]], dtype: torch.dtype) -> Outputs:
+    """Outputs of `model`, which must be in eval mode, under autocast to `dtype` (float32: none)."""
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        return cast(Outputs, model(images, sizes))
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed every generator of torch for one step, so that the step is a function of (seed, step)."""
+    torch.manual_seed(seed * _SEED_STRIDE + step)
+
+
+def amp_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The autocast dtype of a recipe's precision on `device`; float32 means no autocast."""
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

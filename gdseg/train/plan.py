@@ -1,0 +1,36 @@
+"""`--dry-run`: what a run would do, without writing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from gdseg.data.dataset import unlabelled_pool
+from gdseg.models.model import build_model
+from gdseg.recipe import Recipe
+from gdseg.recipe_yaml import dump_recipe
+from gdseg.train.start import open_data
+
+
+def describe(recipe: Recipe, run: Path, device: torch.device, verb: str) -> str:
+    """Recipe, data, split, model size and run directory as text. Raises what the run itself would."""
+    data = open_data(recipe)
+    with torch.device("meta"):
+        model = build_model(recipe, len(data.dataset.classes), load_weights=False)
+    parameters = sum(p.numel() for p in model.parameters())
+    steps = recipe.train.steps if verb == "pretrain" else recipe.distill.steps
+    lines = [
+        dump_recipe(recipe),
+        f"run directory   {run}",
+        f"device          {device}",
+        f"classes         {len(data.dataset.classes)}: {', '.join(data.dataset.classes[:8])}",
+        f"images          {len(data.dataset.train)} train, {len(data.dataset.val)} val",
+        f"labelled        {len(data.labelled)} images, split sha256 {data.split.sha256[:12]}",
+        f"model           {parameters / 1e6:.1f} M parameters ({recipe.decoder.kind}, {recipe.backbone.name})",
+        f"steps           {steps}",
+    ]
+    if verb == "distill":
+        unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
+        lines.insert(-2, f"unlabelled      {len(unlabelled)} images")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""`gdseg pretrain`: supervised training of the teacher on the labelled images (arXiv 2308.02668 §3.1).
+
+Read it top to bottom; `engine.py` has the step, `session.py` what surrounds it.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from gdseg.data.loader import train_batches
+from gdseg.models.model import build_model
+from gdseg.recipe import Recipe
+from gdseg.structures import Targets
+from gdseg.train.ema import update_ema
+from gdseg.train.engine import Learner, Part, seed_step
+from gdseg.train.session import Session
+from gdseg.train.start import open_data, record_run
+
+
+def pretrain(
+    recipe: Recipe, run: Path, device: torch.device, *, resume: bool = False, quiet: bool = False
+) -> dict[str, dict[str, float]]:
+    """Train a network in `run` and return the last metrics of its role ("teacher").
+
+    Raises DataError, CheckpointError, DivergedError, MachineError, InterruptedRun (after saving).
+    """
+    data = open_data(recipe, run if resume else None)
+    train, classes = recipe.train, len(data.dataset.classes)
+    seed_step(recipe.seed, 0)
+    model = build_model(recipe, classes, load_weights=not resume).to(device)
+    average = copy.deepcopy(model).eval() if train.ema_decay else model
+    learner = Learner(model, recipe, classes, train.steps, device)
+
+    session = Session(run, recipe, data.dataset, data.split.sha256, learner, train.steps, quiet)
+    roles, state = {"teacher": average}, {"model": model, "average": average}
+    if resume:
+        session.resume(state)
+    record_run(run, recipe, "pretrain", data, device)
+    batches = train_batches(
+        data.labelled,
+        recipe,
+        batch_size=train.batch_size,
+        seed=recipe.seed,
+        start_step=session.start_step,
+        steps=train.steps,
+        strong=False,
+        num_classes=classes,
+    )
+    with session:
+        session.log.say(f"pretrain: {len(data.labelled)} labelled images, {train.steps} steps, {run}")
+        for step, batch in enumerate(batches, session.start_step):
+            seed_step(recipe.seed, step)
+            batch = batch.to(device)
+            targets = cast(list[Targets], batch.targets)
+            losses = learner.step(step, [Part(batch.images, batch.sizes, targets, batch.image_ids)])
+            if train.ema_decay:
+                update_ema(average, model, train.ema_decay)
+
+            done = step + 1
+            session.log_step(done, len(batch), losses)
+            if session.due(done, train.eval_every):
+                session.evaluate(done, roles)
+            if session.due(done, train.save_every) or session.stop_signal:
+                session.save(done, roles, state)
+            if session.stop_signal and done < train.steps:
+                session.leave(done)
+    return session.scores

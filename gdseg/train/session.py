@@ -1,0 +1,151 @@
+"""A run in progress: its folder, log, evaluations, checkpoints, and a clean stop on Ctrl-C or SIGTERM.
+
+pretrain.py and distill.py own their loops and call this for what both need around a step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from gdseg.data.dataset import Dataset
+from gdseg.errors import InterruptedRun
+from gdseg.eval.run import evaluate
+from gdseg.files import write_json
+from gdseg.models.checkpoint import Network, save_network, write_with
+from gdseg.models.model import SegmentationModel
+from gdseg.recipe import Recipe
+from gdseg.train.checkpoint import load_state, save_state
+from gdseg.train.engine import Learner
+from gdseg.train.log import RunLog
+
+
+@dataclass
+class Session:
+    """What surrounds the steps of one run."""
+
+    run: Path
+    recipe: Recipe
+    dataset: Dataset
+    split_sha256: str
+    learner: Learner
+    total_steps: int
+    quiet: bool = False
+    start_step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    stop_signal: int = 0
+
+    def __enter__(self) -> Session:
+        tensorboard = self.recipe.train.tensorboard
+        self.log = RunLog(self.run, self.total_steps, self.start_step, quiet=self.quiet, tensorboard=tensorboard)
+        self._began = time.monotonic()
+        self._recent: list[dict[str, float]] = []
+        self._old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.log.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.log.__exit__(*error)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        seconds = time.monotonic() - self._began
+        write_json(self.run / "time.json", {"seconds": round(seconds, 1), "from_step": self.start_step})
+
+    def resume(self, networks: Mapping[str, torch.nn.Module]) -> None:
+        """Go on from the last saved state; `networks` are all networks the loop changes."""
+        self.start_step, self.best = load_state(self._file("last.state.pt"), self.learner, networks)
+
+    def due(self, steps_done: int, every: int) -> bool:
+        """Whether something done every `every` steps is due; always at the end, never twice."""
+        return steps_done == self.total_steps or bool(every and steps_done % every == 0)
+
+    def log_step(self, steps_done: int, images: int, losses: dict[str, float]) -> dict[str, float] | None:
+        """Log a step; every `log_every` steps write their means and return them."""
+        self._recent.append(losses)
+        self.log.step(steps_done, images, losses["loss"])
+        if not self.due(steps_done, self.recipe.train.log_every):
+            return None
+        names = dict.fromkeys(name for entry in self._recent for name in entry)
+        means = {name: _mean([e[name] for e in self._recent if name in e]) for name in names}
+        top = {k: means.pop(k) for k in ("loss", "grad_norm", "pseudo_per_image", "pseudo_score") if k in means}
+        lr = max(group["lr"] for group in self.learner.optimizer.param_groups)
+        self.log.metrics(steps_done, {**top, "lr": lr, "losses": means})
+        self._recent.clear()
+        return top
+
+    def evaluate(self, steps_done: int, roles: Mapping[str, SegmentationModel]) -> None:
+        """Evaluate each role's network on the validation images (if there are any) and keep the best of each."""
+        if not self.dataset.val:
+            return
+        for role, network in roles.items():
+            metrics, _ = evaluate(network, self.dataset, self.recipe, self.learner.device)
+            self.scores[role] = metrics
+            self.log.evaluation(steps_done, role, metrics)
+            self._keep_best(steps_done, role, network, metrics)
+
+    def save(
+        self, steps_done: int, roles: Mapping[str, SegmentationModel], state: Mapping[str, torch.nn.Module]
+    ) -> None:
+        """Save the state to resume from (all networks of `state`) and each role's last network."""
+        save_state(self._file("last.state.pt"), steps_done, self.learner, state, self.best)
+        for role, network in roles.items():
+            self._save(network, role, steps_done, self._file(f"last-{role}.safetensors"))
+
+    def leave(self, steps_done: int) -> None:
+        """Raise InterruptedRun; call it after `save` when `stop_signal` is set."""
+        verb = self.run.name.split("-")[0] if self.run.name.split("-")[0] in ("pretrain", "distill") else "pretrain"
+        name = signal.Signals(self.stop_signal).name
+        hint = f"go on with: gdseg {verb} --resume --out {self.run}"
+        raise InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
+
+    def _keep_best(self, step: int, role: str, network: SegmentationModel, metrics: dict[str, float]) -> None:
+        score = metrics[self.recipe.train.best]
+        if score != score or score <= self.best.get(role, -1.0):
+            return
+        overall = max(self.best.values(), default=-1.0)
+        self.best[role] = score
+        self._save(network, role, step, self._file(f"best-{role}.safetensors"), metrics)
+        if score > overall:
+            _link(self._file(f"best-{role}.safetensors"), self._file("best.safetensors"))
+
+    def _save(
+        self, model: SegmentationModel, role: str, step: int, path: Path, metrics: dict[str, float] | None = None
+    ) -> None:
+        classes, ids = self.dataset.classes, self.dataset.category_ids
+        scores = metrics or self.scores.get(role, {})
+        flat = {k: v for k, v in scores.items() if isinstance(v, float) and v == v}
+        save_network(Network(model, self.recipe, classes, ids, role, step, flat, self.split_sha256), path)
+
+    def _file(self, name: str) -> Path:
+        return self.run / "checkpoints" / name
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.stop_signal:  # the second one does not wait for the step
+            raise KeyboardInterrupt
+        self.stop_signal = number
+        self.log.say("stopping after this step (again to stop at once) ..")
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` without a second copy where the file system can."""
+
+    def write(temporary: Path) -> None:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            temporary.write_bytes(source.read_bytes())
+
+    write_with(target, write)

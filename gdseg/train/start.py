@@ -1,0 +1,78 @@
+"""What both loops do before the first step: data, labelled split, records of the run.
+
+Called by pretrain.py and distill.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gdseg import __version__
+from gdseg.data.dataset import Dataset, labelled_records, open_dataset
+from gdseg.data.split import Split, choose_split, load_split, save_split
+from gdseg.files import write_atomic, write_json
+from gdseg.recipe import Recipe
+from gdseg.recipe_yaml import dump_recipe
+from gdseg.structures import Record
+
+
+@dataclass
+class Start:
+    """The data of a run: the whole data set, the split, and the labelled records it names."""
+
+    dataset: Dataset
+    split: Split
+    labelled: list[Record]
+
+
+def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
+    """Open the data set and choose the labelled split, or reload that of the run `resumed`."""
+    dataset = open_dataset(recipe.data)
+    if resumed:
+        split = load_split(resumed / "split.json", dataset.train)
+    else:
+        split = choose_split(dataset.train, recipe.data, recipe.seed)
+    return Start(dataset, split, labelled_records(dataset.train, split))
+
+
+def record_run(
+    run: Path, recipe: Recipe, verb: str, start: Start, device: torch.device, **facts: Any
+) -> None:
+    """Write recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`."""
+    write_atomic(run / "recipe.yaml", dump_recipe(recipe))
+    save_split(start.split, run / "split.json")
+    about = {
+        "verb": verb,
+        "command": " ".join(["gdseg", *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {"gdseg": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+        "git": _git_commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "seed": recipe.seed,
+        "classes": start.dataset.classes,
+        "labelled": len(start.labelled),
+        "split_sha256": start.split.sha256,
+    }
+    write_json(run / "run.json", {**about, **facts})
+
+
+def objects_per_image(records: Sequence[Record]) -> float:
+    """Mean count of labelled, non-crowd objects an image; 0 without images."""
+    counts = [sum(not a.get("iscrowd") for a in r.annotations or ()) for r in records]
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
