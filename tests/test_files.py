@@ -1,0 +1,59 @@
+"""gdseg.files and gdseg.device: whole files or none; devices that are not there."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from gdseg.device import amp_dtype, resolve_device
+from gdseg.errors import MachineError, UsageError
+from gdseg.files import plain, write_atomic, write_json
+
+
+def test_writes_text_and_bytes_and_makes_the_folder(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "new" / "a.txt", "grün")
+    write_atomic(tmp_path / "new" / "b", b"\0\1")
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "grün".encode()
+    assert (tmp_path / "new" / "b").read_bytes() == b"\0\1"
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.txt", "b"]
+
+
+def test_a_failure_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    write_atomic(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(MachineError, match="No space left") as caught:
+        write_atomic(path, "new")
+    assert caught.value.exit_code == 5
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineError):
+        write_atomic(tmp_path / "file" / "a.txt", "x")
+
+
+def test_json_has_null_for_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [float("nan"), float("inf"), 1.5], "p": Path("x"), "n": None})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, None, 1.5], "p": "x", "n": None}
+    assert plain((1, 2)) == [1, 2]
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    for word in ("gpu", "meta"):
+        with pytest.raises(UsageError):
+            resolve_device(word)
+    with pytest.raises(MachineError, match="cuda:99"):
+        resolve_device("cuda:99")
+    assert amp_dtype("bf16", torch.device("cpu")) == torch.bfloat16
+    assert amp_dtype("auto", torch.device("cpu")) == torch.float32
