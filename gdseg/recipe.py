@@ -169,7 +169,7 @@ class Train:
     weight_decay: float = key(0.05, "AdamW weight decay; 0 for norms and embeddings", low=0.0)
     clip_norm: float = key(0.01, "gradients of the whole model are clipped to this norm; 0: off", low=0.0)
     schedule: str = key("step", "step, poly, cosine or constant", choices=["step", "poly", "cosine", "constant"])
-    milestones: list[float] = key([0.8889, 0.963], "step: the rate drops at these shares of all steps", above=0.0, high=1.0)
+    milestones: list[float] = key([0.888889, 0.962961], "step: the rate drops at these shares of all steps", above=0.0, high=1.0)
     gamma: float = key(0.1, "step: factor of a drop", above=0.0, high=1.0)
     power: float = key(0.9, "poly: exponent", above=0.0)
     warmup_steps: int = key(10, "steps of linear warm-up", low=0)

@@ -11,7 +11,8 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
     Integer buffers (such as batch norm's counter) are copied. decay 0 makes an exact copy. The two
     modules must have the same structure.
     """
-    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    pairs = list(zip(average.parameters(), model.parameters(), strict=True))
+    pairs += zip(average.buffers(), model.buffers(), strict=True)
     if decay == 0.0:  # lerp's arithmetic need not return its end point to the last bit
         for old, new in pairs:
             old.copy_(new)

@@ -1,0 +1,118 @@
+"""Recipes: strict reading, all faults at once with line and nearest key, overrides, the shipped files."""
+
+import dataclasses
+import re
+
+import pytest
+import yaml
+
+from gdseg.errors import RecipeError
+from gdseg.recipe import Recipe
+from gdseg.recipe_yaml import (
+    apply_overrides,
+    dump_recipe,
+    find_recipe,
+    key_paths,
+    load_recipe,
+    parse_recipe,
+    shipped_recipes,
+)
+
+
+def faults(text: str, overrides: list[str] | None = None) -> str:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, "my.yaml", overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_dumped_recipe_reads_back_unchanged():
+    recipe = Recipe()
+    recipe.data.unlabelled = ["a b", "c: d"]
+    recipe.data.split = "yes"
+    recipe.train.lr = 1e-5
+    assert parse_recipe(dump_recipe(recipe), "dump") == recipe
+
+
+def test_all_faults_are_reported_at_once_with_line_and_nearest_key():
+    text = "task: instanse\ntrain:\n  stepz: 3\n  lr: fast\n  lr: 1\ndistil: {}\nseed: true\n"
+    found = faults(text, ["data.ratio=1.5"])
+    assert "6 faults" not in found
+    assert "my.yaml:1: 'task' is 'instanse', must be one of instance, panoptic, semantic (did you mean 'instance'?)" in found
+    assert "my.yaml:3: unknown key 'train.stepz', did you mean 'train.steps'?" in found
+    assert "my.yaml:4: 'train.lr' is 'fast', must be a number" in found
+    assert "my.yaml:5: key 'train.lr' is given twice" in found
+    assert "my.yaml:6: unknown key 'distil', did you mean 'distill'?" in found
+    assert "my.yaml:7: 'seed' is 'true', must be a whole number" in found
+    assert "data.ratio=1.5: 'data.ratio' is 1.5, must be at most 1.0" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("burn_in: 3", "did you mean 'distill.burn_in_steps'?"),
+        ("train: {lr: .nan}", "must be a number"),
+        ("train: {steps: 1.5}", "must be a whole number"),
+        ("train: {tensorboard: 1}", "must be true or false"),
+        ("data: {unlabelled: folder}", "must be a list"),
+        ("augment: {canvas: [64]}", "must have 2 items, not 1"),
+        ("train: 3", "'train' must be keys with values"),
+        ("- a", "'a recipe' must be keys with values"),
+        ("task: [", "not YAML"),
+        ("train: !!python/object/apply:os.system ['echo hacked']", "'train' must be keys with values"),
+        ("train: {lr: -1}", "must be above 0"),
+        ("data: {root: no}", "write it in quotes"),
+        ("decoder: {kind: mask2former}\npostprocess: {boxes: head}", "mask2former predicts no boxes"),
+        ("train: {batch_size: 5, accumulate: 2}", "must divide by train.accumulate"),
+    ],
+)
+def test_each_kind_of_fault_is_named(text, fault):
+    assert fault in faults(text)
+
+
+def test_numbers_are_read_as_people_write_them():
+    recipe = parse_recipe("train: {lr: 1e-4, steps: 10_000, clip_norm: 1}", "my.yaml")
+    assert recipe.train.lr == 1e-4
+    assert recipe.train.steps == 10000
+    assert isinstance(recipe.train.clip_norm, float)
+
+
+def test_overrides_win_and_do_not_touch_the_original():
+    before = Recipe()
+    after = apply_overrides(before, ["train.lr=5e-5", "data.unlabelled=[a, b]", "data.split=ids.txt"])
+    assert (after.train.lr, after.data.unlabelled, after.data.split) == (5e-5, ["a", "b"], "ids.txt")
+    assert before == Recipe()
+
+
+def test_a_wrong_override_says_what_overrides_look_like():
+    assert "overrides look like train.lr=5e-5" in faults("", ["lr"])
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'shapes_maskdino'"):
+        find_recipe("shapes_maskdin")
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_complete_short_and_tell_their_command(name):
+    text = find_recipe(name).read_text(encoding="utf-8")
+    written = yaml.safe_load(text)
+    flat = {f"{a}.{b}" if isinstance(v, dict) else a for a, v in written.items() for b in (v if isinstance(v, dict) else [0])}
+    assert flat == {path for path, _ in key_paths()}
+    load_recipe(name)
+    lines = text.splitlines()
+    assert "gdseg pretrain -r" in "\n".join(lines[:3])
+    assert name == "custom" or len(lines) <= 60
+
+
+def test_custom_explains_every_key():
+    text = find_recipe("custom").read_text(encoding="utf-8")
+    for path, field in key_paths():
+        leaf = path.rsplit(".", 1)[-1]
+        assert re.search(rf"^ *{leaf}: .*# {re.escape(field.metadata['doc'])}$", text, re.MULTILINE), path
+
+
+def test_every_key_is_documented_and_has_a_default_within_its_rules():
+    assert all(field.metadata["doc"] for _, field in key_paths())
+    assert parse_recipe(dump_recipe(Recipe()), "defaults") == Recipe()
+    assert dataclasses.is_dataclass(Recipe)

@@ -1,0 +1,77 @@
+"""The pseudo-label rule: the official record, and each threshold by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from gdseg.recipe import Distill
+from gdseg.structures import LayerOutput
+from gdseg.train.pseudo import class_scores, pseudo_targets
+
+
+def squares(scores, mask_logit=4.0):
+    """Query i: score scores[i] for class i % 2 (sigmoid), mask = 4x4 square at (4i, 4i) of a 16x16 map."""
+    logits = torch.full((1, len(scores), 2), -9.0)
+    masks = torch.full((1, len(scores), 16, 16), -9.0)
+    for i, score in enumerate(scores):
+        logits[0, i, i % 2] = torch.logit(torch.tensor(score))
+        masks[0, i, 4 * i : 4 * i + 4, 4 * i : 4 * i + 4] = mask_logit
+    return LayerOutput("final", logits, masks)
+
+
+def test_official_record(shared_dir):
+    golden = np.load(shared_dir / "reference/golden/gd_ssl/tensors.npz")
+    output = LayerOutput("final", *(torch.from_numpy(golden[f"ssl|pred_{n}"]) for n in ("logits", "masks")))
+    for i, targets in enumerate(pseudo_targets(output, Distill(), softmax=True)):
+        assert torch.equal(targets.labels, torch.from_numpy(golden[f"ssl|{i}|labels"]))
+        assert torch.equal(targets.masks, torch.from_numpy(golden[f"ssl|{i}|masks"]))
+        assert targets.ignore is None
+        assert (targets.weights == 1).all()
+
+
+def test_class_threshold_is_strict_and_boxes_are_tight():
+    targets = pseudo_targets(squares([0.9, 0.7, 0.71]), Distill(class_threshold=0.7), softmax=False)[0]
+    assert targets.labels.tolist() == [0, 0]  # queries 0 and 2
+    torch.testing.assert_close(targets.boxes_cxcywh[1], torch.tensor([10 / 16, 10 / 16, 4 / 16, 4 / 16]))
+
+
+def test_mask_score_area_and_top_k():
+    output = squares([0.9, 0.95, 0.8])
+    assert len(pseudo_targets(output, Distill(mask_threshold=0.99), softmax=False)[0]) == 0
+    assert len(pseudo_targets(output, Distill(min_area=16.5), softmax=False)[0]) == 0
+    best = pseudo_targets(output, Distill(max_instances=2), softmax=False)[0]
+    assert best.labels.tolist() == [0, 1]
+
+
+def test_soft_weights_are_class_times_mask_score():
+    targets = pseudo_targets(squares([0.8]), Distill(weighting="score"), softmax=False)[0]
+    expected = 0.8 * torch.sigmoid(torch.tensor(4.0))
+    torch.testing.assert_close(targets.weights, expected[None])
+    torch.testing.assert_close(targets.scores, expected[None])
+
+
+def test_the_ignore_band_holds_uncertain_instances_only():
+    rule = Distill(class_threshold=0.7, ignore_threshold=0.4)
+    targets = pseudo_targets(squares([0.9, 0.5, 0.3]), rule, softmax=False)[0]
+    assert targets.labels.tolist() == [0]
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    expected[4:8, 4:8] = True
+    assert torch.equal(targets.ignore, expected)
+
+
+def test_nothing_found_is_empty_not_none():
+    targets = pseudo_targets(squares([0.1, 0.2]), Distill(), softmax=False)[0]
+    assert (len(targets), targets.masks.shape, targets.boxes_cxcywh.shape) == (0, (0, 16, 16), (0, 4))
+
+
+def test_a_query_that_prefers_no_object_scores_zero():
+    scores, _ = class_scores(torch.tensor([[0.0, 0.0, 5.0], [5.0, 0.0, 0.0]]), softmax=True)
+    assert scores[0] == 0
+    assert scores[1] == pytest.approx(torch.tensor([5.0, 0, 0]).softmax(0)[0].item())
+
+
+def test_head_boxes_are_used_when_asked_for():
+    output = squares([0.9, 0.9])
+    output.boxes_cxcywh = torch.rand(1, 2, 4)
+    targets = pseudo_targets(output, Distill(boxes="head"), softmax=False)[0]
+    assert torch.equal(targets.boxes_cxcywh, output.boxes_cxcywh[0])
