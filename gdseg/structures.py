@@ -70,6 +70,12 @@ class Targets:
         }
         return Targets(**moved)
 
+    def pin_memory(self) -> Targets:
+        """The same targets in pinned memory (asked for by DataLoader)."""
+        return Targets(
+            **{name: value.pin_memory() for name, value in vars(self).items() if value is not None}
+        )
+
     def select(self, keep: Tensor) -> Targets:
         """The instances that `keep` (bool [N] or int64 indices) names; the ignore mask stays."""
         chosen = {
@@ -119,6 +125,15 @@ class Batch:
             images=self.images.to(device, non_blocking=True),
             strong=None if self.strong is None else self.strong.to(device, non_blocking=True),
             targets=[None if t is None else t.to(device, non_blocking=True) for t in self.targets],
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned memory (asked for by DataLoader)."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            strong=None if self.strong is None else self.strong.pin_memory(),
+            targets=[None if t is None else t.pin_memory() for t in self.targets],
         )
 
 

@@ -1,0 +1,72 @@
+"""From a Record to a Sample: read, draw one geometry for both views, colour each view, build targets.
+
+Guided Distillation §3.3: the teacher sees the weak view, the student the strong one, pixel for pixel
+in the same place, so that pseudo-labels need no warping. Called by data/loader.py and predict.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdseg.data.colour import apply_colour, draw_ssd, strong_view
+from gdseg.data.geometry import Geometry, as_masks, draw_geometry, test_geometry, warp_image, warp_mask
+from gdseg.data.images import read_image
+from gdseg.data.rle import tight_boxes
+from gdseg.errors import DataError
+from gdseg.recipe import Recipe
+from gdseg.structures import Record, Sample, Targets
+
+
+def train_sample(record: Record, recipe: Recipe, rng: np.random.Generator, *, strong: bool) -> Sample:
+    """One augmented image. `rng` decides everything random; the weak view does not depend on `strong`.
+
+    Raises DataError for an unreadable image or one whose size is not the annotations'.
+    """
+    image = read_record(record, recipe.backbone.in_channels)
+    size = image.shape[-2], image.shape[-1]
+    geometry = draw_geometry(size, recipe.augment, rng)
+    weak = warp_image(image, geometry, recipe.augment.pad_value)
+    if recipe.augment.weak_colour:
+        weak = apply_colour(weak, draw_ssd(rng))
+    strong_image = strong_view(weak, recipe.augment, rng) if strong else None
+    return Sample(record.image_id, weak, size, build_targets(record, geometry), strong_image)
+
+
+def eval_sample(record: Record, recipe: Recipe) -> Sample:
+    """One image at test-time size, without targets. Raises DataError as `train_sample`."""
+    image = read_record(record, recipe.backbone.in_channels)
+    size = image.shape[-2], image.shape[-1]
+    resized = warp_image(image, test_geometry(size, recipe.augment), recipe.augment.pad_value)
+    return Sample(record.image_id, resized, size)
+
+
+def read_record(record: Record, in_channels: int) -> Tensor:
+    """The record's image [in_channels, H, W]. Raises DataError if it is unreadable or of another size."""
+    image = read_image(record.path, in_channels)
+    declared, found = (record.height, record.width), (image.shape[-2], image.shape[-1])
+    if None not in declared and declared != found:
+        what = (
+            f"the image is {found[1]} x {found[0]} pixels, its annotations say {declared[1]} x {declared[0]}"
+        )
+        turned = " (it has an EXIF orientation?)" if declared == found[::-1] else ""
+        raise DataError(what + turned, record.path, "annotate the upright image at its own size")
+    return image
+
+
+def build_targets(record: Record, geometry: Geometry) -> Targets | None:
+    """The record's annotations on the geometry's canvas; None if it is unlabelled.
+
+    Objects without a pixel left are gone. Crowds are no instances: their pixels are ignored.
+    """
+    if record.annotations is None:
+        return None
+    things = [a for a in record.annotations if not a["iscrowd"]]
+    crowds = [a for a in record.annotations if a["iscrowd"]]
+    masks = as_masks([warp_mask(a, geometry) for a in things], geometry.canvas)
+    labels = torch.tensor([a["label"] for a in things], dtype=torch.int64)
+    keep = masks.flatten(1).any(1)
+    masks, labels = masks[keep], labels[keep]
+    ignore = as_masks([warp_mask(a, geometry) for a in crowds], geometry.canvas).any(0) if crowds else None
+    return Targets(labels, masks, tight_boxes(masks), torch.ones(len(labels)), ignore)

@@ -1,0 +1,231 @@
+"""COCO instance annotations to Records, everything checked before the first pixel is read.
+
+Polygons, both kinds of RLE, crowds, images without objects and category ids with gaps are all fine.
+Nothing in the json is trusted: each fault is noted with its image and annotation and the file is
+refused with one DataError that counts them. Called by data/dataset.py and data/inspect.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gdseg.data.rle import MAX_PIXELS, SegmentationError, check_polygons, check_rle, shorten
+from gdseg.errors import DataError
+from gdseg.structures import Record
+
+TOLERANCE = 2.0  # pixels by which polygons and boxes may leave the image: annotation tools round
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a data set. `kind` groups faults; harmless ones are repaired or left out."""
+
+    kind: str
+    text: str
+    image_id: int | str | None = None
+    annotation_id: int | str | None = None
+    harmless: bool = False
+
+    def __str__(self) -> str:
+        """Kind, where, what."""
+        places = [("image", self.image_id), ("annotation", self.annotation_id)]
+        where = ", ".join(f"{name} {shorten(value)}" for name, value in places if value is not None)
+        return f"{self.kind}: {where + ': ' if where else ''}{self.text}"
+
+
+@dataclass
+class CocoFile:
+    """What one annotation file holds. `classes[label]` and `category_ids[label]` go by label."""
+
+    path: Path
+    records: list[Record]
+    classes: list[str]
+    category_ids: list[int]
+    faults: list[Fault] = field(default_factory=list)
+
+
+def load_coco(path: Path, images: Path) -> CocoFile:
+    """Read and check a COCO instance json whose images lie in the folder `images`.
+
+    Raises DataError: the file is not COCO, or holds faults that would make training wrong.
+    """
+    content = read_coco(path, images)
+    serious = [fault for fault in content.faults if not fault.harmless]
+    if serious:
+        kinds = Counter(fault.kind for fault in serious)
+        counts = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+        hint = f"run 'gdseg data inspect {path.parent.parent}' for all of them"
+        raise DataError(f"{counts}; first: {serious[0]}", path, hint)
+    return content
+
+
+def read_coco(path: Path, images: Path) -> CocoFile:
+    """As `load_coco`, but faults are returned and what they touch is left out. Raises DataError if not COCO."""
+    content = read_json(path)
+    faults: list[Fault] = []
+    names = _categories(content["categories"], faults)
+    category_ids = sorted(names)
+    records = _images(content["images"], images, faults)
+    found = _annotations(content["annotations"], records, {c: i for i, c in enumerate(category_ids)}, faults)
+    return CocoFile(
+        path,
+        [replace(record, annotations=tuple(found.get(i, ()))) for i, record in records.items()],
+        [names[category_id] for category_id in category_ids],
+        category_ids,
+        faults,
+    )
+
+
+def read_json(path: Path) -> dict[str, list[Any]]:
+    """The lists "images", "annotations" and "categories" of a COCO file. Raises DataError."""
+    hint = "expected a json object with the lists images, annotations and categories"
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read the annotations: {error.strerror}", path, "check the path") from error
+    except (ValueError, RecursionError) as error:  # also bad UTF-8, absurd nesting and numbers
+        raise DataError(f"not a json file: {shorten(str(error), 100)}", path, hint) from error
+    if not isinstance(content, dict):
+        raise DataError("the json is not COCO: it is not an object", path, hint)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise DataError(f"the json is not COCO: it has no list '{key}'", path, hint)
+    if not content["images"]:
+        raise DataError("the json lists no image", path, hint)
+    if not content["categories"]:
+        raise DataError("the json declares no category", path, hint)
+    return content
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _categories(items: list[Any], faults: list[Fault]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for item in items:
+        if (
+            not isinstance(item, dict)
+            or type(item.get("id")) is not int
+            or not isinstance(item.get("name"), str)
+        ):
+            faults.append(Fault("bad category", f"expected an integer id and a name, found {shorten(item)}"))
+        elif item["id"] in names:
+            faults.append(Fault("duplicate category id", shorten(item["id"])))
+        else:
+            names[item["id"]] = item["name"]
+    return names
+
+
+def _images(items: list[Any], folder: Path, faults: list[Fault]) -> dict[int | str, Record]:
+    records: dict[int | str, Record] = {}
+    for item in items:
+        fault = _image_fault(item, folder)
+        if fault is None and item["id"] in records:
+            fault = Fault("duplicate image id", shorten(item["file_name"]), item["id"])
+        if fault is not None:
+            faults.append(fault)
+        if fault is None or fault.kind == "missing image file":  # its annotations can still be checked
+            path = folder / item["file_name"]
+            records.setdefault(item["id"], Record(item["id"], path, item["height"], item["width"]))
+    return records
+
+
+def _image_fault(item: Any, folder: Path) -> Fault | None:
+    if not isinstance(item, dict) or not _is_id(item.get("id")):
+        return Fault("bad image", f"expected an object with an id, found {shorten(item)}")
+    image_id, name = item["id"], item.get("file_name")
+    if not isinstance(name, str) or not name or "\0" in name:
+        return Fault("bad image", f"file_name is {shorten(name)}, expected a string", image_id)
+    height, width = item.get("height"), item.get("width")
+    if (
+        type(height) is not int
+        or type(width) is not int
+        or height < 1
+        or width < 1
+        or height * width > MAX_PIXELS
+    ):
+        return Fault(
+            "bad image", f"height and width are {shorten((height, width))}, expected pixels", image_id
+        )
+    if not (folder / name).is_file():
+        return Fault("missing image file", shorten(str(folder / name), 200), image_id)
+    return None
+
+
+def _annotations(
+    items: list[Any], records: dict[int | str, Record], labels: dict[int, int], faults: list[Fault]
+) -> dict[int | str, list[dict[str, Any]]]:
+    """Checked annotations of each image id, with their label."""
+    found: dict[int | str, list[dict[str, Any]]] = {}
+    seen: set[int | str] = set()
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            faults.append(Fault("bad annotation", f"number {index} is {shorten(item)}, expected an object"))
+            continue
+        annotation_id = item.get("id", index + 1)
+        try:
+            annotation = _check_annotation(item, annotation_id, records, labels)
+            if annotation_id in seen:
+                raise SegmentationError("duplicate annotation id", "another annotation has it too")
+        except SegmentationError as error:
+            image_id = item.get("image_id")
+            where = image_id if _is_id(image_id) else None, annotation_id if _is_id(annotation_id) else index
+            faults.append(Fault(error.kind, str(error), *where, harmless=error.kind == "empty object"))
+            continue
+        seen.add(annotation_id)
+        found.setdefault(annotation["image_id"], []).append(annotation)
+    return found
+
+
+def _check_annotation(
+    item: dict[str, Any], annotation_id: Any, records: dict[int | str, Record], labels: dict[int, int]
+) -> dict[str, Any]:
+    image_id, category_id, crowd = item.get("image_id"), item.get("category_id"), item.get("iscrowd", 0)
+    if not _is_id(annotation_id):
+        raise SegmentationError("bad annotation", f"its id is {shorten(annotation_id)}")
+    if not _is_id(image_id) or image_id not in records:
+        raise SegmentationError("undeclared image id", f"image_id is {shorten(image_id)}")
+    if type(category_id) is not int or category_id not in labels:
+        raise SegmentationError("undeclared category id", f"category_id is {shorten(category_id)}")
+    if crowd not in (0, 1):
+        raise SegmentationError("bad annotation", f"iscrowd is {shorten(crowd)}, expected 0 or 1")
+    record = records[image_id]
+    assert record.height is not None
+    assert record.width is not None
+    _check_bbox(item.get("bbox"), record.height, record.width)
+    return {
+        **item,
+        "id": annotation_id,
+        "iscrowd": int(crowd),
+        "label": labels[category_id],
+        "segmentation": _check_segmentation(item.get("segmentation"), record.height, record.width),
+    }
+
+
+def _check_segmentation(value: Any, height: int, width: int) -> dict[str, Any] | list[list[float]]:
+    if isinstance(value, dict):
+        return check_rle(value, height, width)
+    if isinstance(value, list):
+        return check_polygons(value, height, width, TOLERANCE)
+    raise SegmentationError(
+        "bad annotation", f"segmentation is {shorten(value)}, expected polygons or an RLE"
+    )
+
+
+def _check_bbox(bbox: Any, height: int, width: int) -> None:
+    """A box [x, y, w, h] in pixels is optional (masks decide), but one that is there must be right."""
+    if bbox is None:
+        return
+    if not isinstance(bbox, list) or len(bbox) != 4 or not set(map(type, bbox)) <= {int, float}:
+        raise SegmentationError("bad annotation", f"bbox is {shorten(bbox)}, expected [x, y, width, height]")
+    x, y, w, h = (max(-1e9, min(1e9, number)) for number in bbox)  # an integer may be too large to add
+    inside = -TOLERANCE <= x <= x + w <= width + TOLERANCE and -TOLERANCE <= y <= y + h <= height + TOLERANCE
+    if not inside:  # also for NaN
+        raise SegmentationError(
+            "outside its image", f"bbox is {shorten(bbox)}, its image is {width} x {height}"
+        )

@@ -1,0 +1,158 @@
+"""One geometry for an image and its masks: flip, resize, crop, place on a canvas, in that order.
+
+Large-scale jitter follows Copy-Paste (arXiv 2012.07177 §3) with the arithmetic of detectron2's
+ResizeScale and FixedSizeCrop, as official Mask2Former and Mask DINO train with it. Called by
+data/augment.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from gdseg.data.rle import polygons_mask
+from gdseg.recipe import Augment
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Flip `source` (h, w), resize to `resized`, cut `crop` at `offset` (top, left), put it top left on `canvas`."""
+
+    source: Size
+    resized: Size
+    offset: Size
+    crop: Size
+    canvas: Size
+    flip: bool = False
+
+
+def lsj(source: Size, canvas: Size, scale: float, u: float, flip: bool) -> Geometry:
+    """Large-scale jitter: fit into the canvas times `scale`, crop at share `u` of both surpluses."""
+    fit = min(canvas[0] * scale / source[0], canvas[1] * scale / source[1])
+    resized = (
+        _rounded(source[0] * fit),
+        _rounded(source[1] * fit),
+    )  # Python rounds half to even, as numpy does
+    offset = _offset(resized[0], canvas[0], u), _offset(resized[1], canvas[1], u)
+    crop = min(resized[0], canvas[0]), min(resized[1], canvas[1])
+    return Geometry(source, resized, offset, crop, canvas, flip)
+
+
+def _rounded(length: float) -> int:
+    return max(1, round(length))
+
+
+def _offset(length: int, limit: int, u: float) -> int:
+    return round(max(length - limit, 0) * u)
+
+
+def shortest_edge(source: Size, shortest: int, longest: int) -> Size:
+    """The size with this shortest edge, unless the longest would exceed `longest` (detectron2's rounding)."""
+    scale = shortest / min(source)
+    if max(source) * scale > longest:
+        scale = longest / max(source)
+    return max(1, int(source[0] * scale + 0.5)), max(1, int(source[1] * scale + 0.5))
+
+
+def draw_geometry(source: Size, augment: Augment, rng: np.random.Generator) -> Geometry:
+    """A random training geometry for an image of size (h, w); always takes the same number of draws."""
+    flip = bool(rng.random() < augment.flip)
+    choice, u, v = rng.random(3)
+    canvas = augment.canvas[0], augment.canvas[1]
+    if augment.mode == "lsj":
+        low, high = augment.scale
+        return lsj(source, canvas, low + (high - low) * choice, u, flip)
+    if augment.mode == "fixed":
+        return Geometry(source, canvas, (0, 0), canvas, canvas, flip)
+    shortest = augment.shortest[int(choice * len(augment.shortest))]
+    resized = shortest_edge(source, shortest, augment.longest)
+    crop = min(resized[0], augment.crop[0] or resized[0]), min(resized[1], augment.crop[1] or resized[1])
+    offset = int((resized[0] - crop[0] + 1) * u), int((resized[1] - crop[1] + 1) * v)
+    return Geometry(source, resized, offset, crop, crop, flip)
+
+
+def test_geometry(source: Size, augment: Augment) -> Geometry:
+    """The resize of evaluation and prediction: test_shortest and test_longest, nothing random."""
+    shortest = augment.test_shortest or min(source)
+    resized = shortest_edge(source, shortest, augment.test_longest)
+    return Geometry(source, resized, (0, 0), resized, resized)
+
+
+def warp_image(image: Tensor, geometry: Geometry, pad_value: int) -> Tensor:
+    """[C, H, W] of any dtype on the canvas: bilinear, antialiased (as Pillow does), `pad_value` outside."""
+    if geometry.flip:
+        image = image.flip(-1)
+    if geometry.resized != geometry.source:
+        resized = F.interpolate(
+            image[None], geometry.resized, mode="bilinear", align_corners=False, antialias=True
+        )
+        image = resized[0]
+    (top, left), (height, width) = geometry.offset, geometry.crop
+    image = image[:, top : top + height, left : left + width]
+    if geometry.canvas == geometry.crop:
+        return image.contiguous()
+    canvas = image.new_full((image.shape[0], *geometry.canvas), pad_value)
+    canvas[:, :height, :width] = image
+    return canvas
+
+
+def warp_mask(annotation: dict[str, Any], geometry: Geometry) -> NDArray[np.uint8]:
+    """uint8 of the canvas: the mask of one checked annotation.
+
+    Polygons are drawn at the new size, as official training does; an RLE mask is sampled at the
+    nearest pixel.
+    """
+    segmentation = annotation["segmentation"]
+    inside = (
+        _sampled(segmentation, geometry)
+        if isinstance(segmentation, dict)
+        else _redrawn(segmentation, geometry)
+    )
+    if geometry.canvas == geometry.crop:
+        return inside
+    canvas = np.zeros(geometry.canvas, dtype=np.uint8)
+    canvas[: geometry.crop[0], : geometry.crop[1]] = inside
+    return canvas
+
+
+def _redrawn(polygons: list[list[float]], geometry: Geometry) -> NDArray[np.uint8]:
+    (height, width), (top, left) = geometry.source, geometry.offset
+    moved = []
+    for polygon in polygons:
+        xy = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+        if geometry.flip:
+            xy[:, 0] = width - xy[:, 0]
+        xy *= geometry.resized[1] / width, geometry.resized[0] / height
+        moved.append((xy - (left, top)).ravel().tolist())
+    return polygons_mask(moved, *geometry.crop)
+
+
+def _sampled(rle: dict[str, Any], geometry: Geometry) -> NDArray[np.uint8]:
+    rows = _nearest(geometry.source[0], geometry.resized[0], geometry.offset[0], geometry.crop[0])
+    columns = _nearest(geometry.source[1], geometry.resized[1], geometry.offset[1], geometry.crop[1])
+    if geometry.flip:
+        columns = geometry.source[1] - 1 - columns
+    mask: NDArray[np.uint8] = coco_mask.decode(rle)[rows[:, None], columns[None]]
+    return mask
+
+
+def _nearest(source: int, resized: int, offset: int, count: int) -> NDArray[np.int64]:
+    """The source pixel under the centre of each of `count` pixels from `offset` on."""
+    centres = (np.arange(offset, offset + count) + 0.5) * (source / resized)
+    return np.minimum(centres.astype(np.int64), source - 1)
+
+
+def as_masks(masks: list[NDArray[np.uint8]], canvas: Size) -> Tensor:
+    """bool [N, H, W] of N masks on the canvas (N may be 0)."""
+    if not masks:
+        return torch.zeros(0, *canvas, dtype=torch.bool)
+    return torch.from_numpy(np.stack(masks)).bool()

@@ -1,0 +1,139 @@
+"""Reading image files: any common format to a [C, H, W] tensor in raw units, or one DataError.
+
+Pillow decodes everything but 16-bit colour PNG, which it would squash to 8 bits (torchvision reads
+that). EXIF orientation is applied. Called by data/augment.py for training and evaluation, and by
+predict for the user's own files.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from gdseg.data.rle import MAX_PIXELS
+from gdseg.errors import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+_ORIENTATION = 0x0112  # EXIF tag; the values 2..8 say how to turn the image upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Every image file under a folder, hidden ones aside, sorted by path. Raises DataError without it."""
+    if not folder.is_dir():
+        raise DataError("no such folder of images", folder, "check the path")
+    found = [Path(root) / name for root, _, names in os.walk(folder) for name in names]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels after EXIF orientation, from the file's header. Raises DataError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as file:
+                width, height = file.size
+                # Pillow already gives the upright size of a TIFF
+                turned = file.format != "TIFF" and file.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    except Exception as error:  # a decoder fed with untrusted bytes may raise anything
+        raise _unreadable(path, error) from error
+    return (width, height) if turned else (height, width)
+
+
+def read_image(path: Path, in_channels: int = 3) -> Tensor:
+    """The image as a tensor [in_channels, H, W] in raw units, upright.
+
+    uint8 for files of 8 bits a channel or less, else float32 that keeps the file's values. Three
+    channels are RGB (grey is repeated, palettes are looked up, alpha is dropped), one is grey; for
+    any other count the file's own bands and pages are taken, and there must be that many. Raises
+    DataError, with the path, for a file that is missing, corrupt, cut off or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array = _read_png16(path) if _is_colour_png16(path) else _read_pillow(path, in_channels)
+    except Exception as error:  # a decoder fed with untrusted bytes may raise anything
+        raise _unreadable(path, error) from error
+    return torch.from_numpy(np.ascontiguousarray(_fit_channels(array, in_channels, path).transpose(2, 0, 1)))
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError("no such image", path, "check the path")
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(f"the image has more than {MAX_PIXELS} pixels", path, "cut it into tiles first")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(
+        f"cannot read the image: {reason}", path, "replace the file or remove it from the data set"
+    )
+
+
+def _read_pillow(path: Path, in_channels: int) -> NDArray[np.generic]:
+    with Image.open(path) as file:
+        if in_channels in (1, 3):
+            return _upright_array(file, "RGB" if in_channels == 3 else "L")
+        pages = []
+        for page in range(getattr(file, "n_frames", 1)):
+            file.seek(page)
+            pages.append(_upright_array(file, None))
+    return np.concatenate(pages, axis=2)
+
+
+def _upright_array(file: Image.Image, mode: str | None) -> NDArray[np.generic]:
+    """[H, W, bands] of the current page: 8-bit in `mode` (None: as it is), or the raw values as float32."""
+    file.load()
+    turn = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+    image = file if turn is None else file.transpose(turn)
+    if image.mode.startswith(("I", "F")):
+        array = np.asarray(image).astype(np.float32)
+    else:
+        array = np.asarray(image if mode is None else image.convert(mode))
+        array = array.astype(np.uint8) if array.dtype == bool else array
+    return array.reshape(array.shape[0], array.shape[1], -1)
+
+
+def _is_colour_png16(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(26)
+    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10" and head[25:26] in (b"\x02", b"\x06")
+
+
+def _read_png16(path: Path) -> NDArray[np.float32]:
+    from torchvision.io import ImageReadMode, decode_image
+
+    with Image.open(path):  # refuses an image that is too large
+        data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    array: NDArray[np.float32] = (
+        decode_image(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy().astype(np.float32)
+    )
+    return array
+
+
+def _fit_channels(array: NDArray[np.generic], in_channels: int, path: Path) -> NDArray[np.generic]:
+    bands = array.shape[2]
+    if bands == in_channels:
+        return array
+    if in_channels == 3 and bands == 1:
+        return array.repeat(3, axis=2)
+    if in_channels == 3 and bands == 4:
+        return array[:, :, :3]
+    if in_channels == 1:
+        return array[:, :, :3].mean(axis=2, keepdims=True, dtype=np.float32)
+    raise DataError(
+        f"the image has {bands} channels, the recipe expects {in_channels}", path, "set backbone.in_channels"
+    )

@@ -1,0 +1,177 @@
+"""Batches: padding samples together, and the streams that training and evaluation read.
+
+Batch k of a stream depends on the seed, the stream's name and k only, never on the number of
+workers or on where a run was resumed. Called by train/ (one stream of labelled images, one of
+unlabelled ones), eval/ and predict.
+"""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gdseg.data.augment import eval_sample, train_sample
+from gdseg.data.order import positions, repeat_factors, rng_for
+from gdseg.errors import DataError, GdsegError
+from gdseg.recipe import Recipe
+from gdseg.structures import Batch, Record, Sample, Targets
+
+Key = tuple[int, int]  # position in the stream, index of the record
+
+
+def train_batches(
+    records: Sequence[Record],
+    recipe: Recipe,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    strong: bool,
+    num_classes: int,
+    stream: str = "labelled",
+) -> Iterator[Batch]:
+    """The batches of steps start_step .. steps - 1, shuffled anew each epoch without replacement.
+
+    An epoch's images follow `data.repeat_threshold`; a batch may span two epochs. `stream` names
+    the order, so that two streams differ. Raises DataError, naming the image, when one is unreadable.
+    """
+    if not records:
+        raise DataError(
+            f"there is no {stream} image to train on", "--data", "check the data set and the ratio"
+        )
+    factors = repeat_factors(records, recipe.data.repeat_threshold, num_classes)
+    order = positions(factors, seed, stream, start_step * batch_size)
+    keys = ([next(order) for _ in range(batch_size)] for _ in range(start_step, steps))
+    return _load(_Batches(records, recipe, seed, stream, strong, train=True), keys, recipe.data.workers)
+
+
+def eval_batches(records: Sequence[Record], recipe: Recipe, batch_size: int) -> Iterator[Batch]:
+    """All records in their order at test-time size; targets None. Raises DataError as `train_batches`."""
+    pairs = ((index, index) for index in range(len(records)))
+    keys = iter(lambda: list(islice(pairs, batch_size)), [])
+    return _load(_Batches(records, recipe, 0, "eval", False, train=False), keys, recipe.data.workers)
+
+
+@dataclass
+class _Batches(Dataset[Batch | GdsegError]):
+    """What a worker does: one item is one batch, or the error that a batch met."""
+
+    records: Sequence[Record]
+    recipe: Recipe
+    seed: int
+    stream: str
+    strong: bool
+    train: bool
+
+    def __getitem__(self, keys: list[Key]) -> Batch | GdsegError:
+        try:
+            return collate([self._sample(*key) for key in keys])
+        except GdsegError as error:  # raised in a worker it would lose its fields: it travels as a value
+            return error
+
+    def _sample(self, position: int, index: int) -> Sample:
+        if not self.train:
+            return eval_sample(self.records[index], self.recipe)
+        rng = rng_for(self.seed, self.stream, "sample", position)
+        return train_sample(self.records[index], self.recipe, rng, strong=self.strong)
+
+
+def _load(batches: _Batches, keys: Iterable[list[Key]], workers: int) -> Iterator[Batch]:
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=_Keys(keys),
+        num_workers=workers,
+        worker_init_fn=_quiet_worker if workers else None,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+    )
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forking beside threads; the workers touch no lock of theirs
+        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+        iterator = iter(loader)
+    for batch in iterator:
+        if isinstance(batch, GdsegError):
+            raise batch
+        yield batch
+
+
+class _Keys:
+    """A sampler that hands out ready-made keys, once."""
+
+    def __init__(self, keys: Iterable[list[Key]]) -> None:
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.keys)
+
+
+def _as_it_is(batch: Batch | GdsegError) -> Batch | GdsegError:
+    return batch
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; only the parent decides what they mean."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
+    """Samples padded bottom and right to the largest, rounded up to a multiple of `divisor` pixels.
+
+    Images and masks are padded with zeros, the ignore region with False; boxes become relative to
+    the padded canvas.
+    """
+    sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
+    height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
+    strong = [s.strong for s in samples if s.strong is not None]
+    return Batch(
+        [s.image_id for s in samples],
+        _stack([s.image for s in samples], height, width),
+        sizes,
+        [s.original_size for s in samples],
+        _pad_targets([s.targets for s in samples], sizes, height, width),
+        _stack(strong, height, width) if strong else None,
+    )
+
+
+def _stack(images: Sequence[Tensor], height: int, width: int) -> Tensor:
+    dtype = torch.float32 if any(image.is_floating_point() for image in images) else images[0].dtype
+    stacked = torch.zeros(len(images), images[0].shape[0], height, width, dtype=dtype)
+    for place, image in zip(stacked, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return stacked
+
+
+def _pad_targets(
+    targets: Sequence[Targets | None], sizes: Sequence[tuple[int, int]], height: int, width: int
+) -> list[Targets | None]:
+    """Targets on the padded canvas, all of them views of a few tensors: workers then send few of them."""
+    counts = [0 if t is None else len(t) for t in targets]
+    masks = torch.zeros(sum(counts), height, width, dtype=torch.bool).split(counts)
+    boxes = torch.zeros(sum(counts), 4).split(counts)
+    labels = torch.zeros(sum(counts), dtype=torch.int64).split(counts)
+    weights = torch.zeros(sum(counts)).split(counts)
+    padded: list[Targets | None] = []
+    for i, (target, (h, w)) in enumerate(zip(targets, sizes, strict=True)):
+        if target is None:
+            padded.append(None)
+            continue
+        masks[i][:, :h, :w] = target.masks
+        boxes[i].copy_(target.boxes_cxcywh * torch.tensor([w / width, h / height, w / width, h / height]))
+        labels[i].copy_(target.labels)
+        weights[i].copy_(target.weights)
+        ignore = None
+        if target.ignore is not None:
+            ignore = torch.zeros(height, width, dtype=torch.bool)
+            ignore[:h, :w] = target.ignore
+        padded.append(Targets(labels[i], masks[i], boxes[i], weights[i], ignore))
+    return padded

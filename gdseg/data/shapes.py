@@ -1,0 +1,212 @@
+"""The built-in data set: seven kinds of textured shapes, drawn by arithmetic and stored as COCO.
+
+Objects hide one another (masks are what stays visible), rings have a hole, sizes range from 8 to
+70 pixels, some images are empty and some hold a crowd of small shapes. The same seed gives the same
+pixels. Called by data/dataset.py for `data.root: shapes` and by `gdseg data shapes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gdseg.data.order import rng_for
+from gdseg.data.rle import to_rle
+from gdseg.data.shape_art import SHAPES, grid, noise, texture
+from gdseg.errors import DataError, MachineError, UsageError
+
+VERSION = 1  # of the drawing code: raise it whenever a pixel changes
+CLASSES = tuple(SHAPES)
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ShapesOptions:
+    """What to make: images of each part, edge length in pixels, seed."""
+
+    train: int = 600
+    val: int = 150
+    size: int = 128
+    seed: int = 0
+
+
+@dataclass
+class _Object:
+    label: int
+    mask: NDArray[np.bool_]
+    crowd: bool = False
+
+
+def builtin_shapes() -> Path:
+    """The folder of the default data set in the cache ($GDSEG_CACHE or ~/.cache/gdseg), made on first use."""
+    options = ShapesOptions()
+    cache = Path(os.environ.get("GDSEG_CACHE") or Path.home() / ".cache" / "gdseg")
+    digest = hashlib.sha256(json.dumps([VERSION, asdict(options)]).encode()).hexdigest()[:10]
+    folder = cache / f"shapes-{digest}"
+    if not folder.is_dir():
+        _make_in_one_step(folder, options)
+    return folder
+
+
+def _make_in_one_step(folder: Path, options: ShapesOptions) -> None:
+    """Make the data set beside `folder` and rename it: nobody ever sees half of it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise MachineError(
+            f"cannot write the cache: {error.strerror}", folder.parent, "set GDSEG_CACHE"
+        ) from error
+    try:
+        make_shapes(temporary, options)
+        temporary.chmod(0o755)
+        if not folder.is_dir():
+            temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster, with the same pixels
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_shapes(folder: Path, options: ShapesOptions) -> None:
+    """Write train/, val/ and annotations/instances_{train,val}.json into `folder`.
+
+    Raises UsageError for sizes below 48 pixels or no image, DataError if a part is there already.
+    """
+    if options.size < 48 or options.train < 1 or options.val < 1:
+        raise UsageError(
+            "the size must be at least 48 pixels, the numbers of images at least 1", "--size, --train, --val"
+        )
+    for part, count in (("train", options.train), ("val", options.val)):
+        if (folder / part).exists():
+            raise DataError("the folder holds a data set already", folder / part, "name another --out")
+        (folder / part).mkdir(parents=True)
+        _write_part(folder, part, count, options)
+
+
+def _write_part(folder: Path, part: str, count: int, options: ShapesOptions) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(1, count + 1):
+        pixels, objects = draw_image(rng_for(options.seed, "shapes", part, number), options.size)
+        name = f"{number:06d}.png"
+        Image.fromarray(pixels).save(folder / part / name, compress_level=1)
+        images.append({"id": number, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
+        for thing in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **_annotation(thing)})
+    content = {
+        "info": {"description": f"gdseg shapes, version {VERSION}", **asdict(options)},
+        "licenses": [{"id": 1, "name": "CC0-1.0"}],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(CLASSES)],
+    }
+    (folder / "annotations").mkdir(exist_ok=True)
+    (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+
+
+def _annotation(thing: _Object) -> dict[str, Any]:
+    rows, columns = np.flatnonzero(thing.mask.any(1)), np.flatnonzero(thing.mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return {
+        "category_id": thing.label + 1,
+        "iscrowd": int(thing.crowd),
+        "area": int(thing.mask.sum()),
+        "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+        "segmentation": to_rle(thing.mask),
+    }
+
+
+def draw_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[_Object]]:
+    """One image uint8 [h, w, 3] (edges within an eighth of `size`) and its objects (visible masks)."""
+    shape = int(size * rng.choice([0.875, 1, 1.125])), int(size * rng.choice([0.875, 1, 1.125]))
+    pixels = _background(shape, rng)
+    objects: list[_Object] = []
+    kind = rng.random()
+    if kind >= 0.05:  # one image in twenty stays empty
+        if kind < 0.09:
+            objects.append(_draw_crowd(pixels, rng))
+        for _ in range(int(rng.integers(1, 9))):
+            _add_object(pixels, objects, rng, size)
+    return _photograph(pixels, rng), objects
+
+
+def _background(shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """A texture with soft streaks and patches of other textures, none of which has the outline of a class."""
+    pixels = texture(shape, rng, contrast=0.35)
+    for _ in range(int(rng.integers(0, 4))):
+        blob = np.clip((noise(shape, rng) - rng.uniform(0.45, 0.6)) * 12, 0, 1)[..., None]
+        pixels = pixels * (1 - blob) + texture(shape, rng, contrast=0.3) * blob
+    return pixels
+
+
+def _add_object(pixels: Array, objects: list[_Object], rng: np.random.Generator, size: int) -> None:
+    """Paint one object in front of the others, unless no place leaves enough of them visible."""
+    for _ in range(5):
+        radius = size * np.exp(rng.uniform(np.log(0.035), np.log(0.27)))
+        label = int(rng.integers(len(CLASSES)))
+        cover = _cover(pixels.shape[:2], label, radius, rng)
+        mask = cover >= 0.5
+        hidden = [thing.mask & mask for thing in objects]
+        clear = all(h.sum() <= 0.45 * t.mask.sum() for h, t in zip(hidden, objects, strict=True))
+        if mask.sum() < 25 or not clear:
+            continue
+        _paint(pixels, cover, rng)
+        for thing in objects:
+            thing.mask &= ~mask
+        objects.append(_Object(label, mask))
+        return
+
+
+def _cover(shape: tuple[int, ...], label: int, radius: float, rng: np.random.Generator) -> Array:
+    """float64 [h, w] in 0..1: how much of each pixel a shape at a random place and angle covers."""
+    height, width = shape[:2]
+    centre = rng.uniform(0.04, 0.96) * height, rng.uniform(0.04, 0.96) * width
+    x, y = grid((height, width), centre, rng.uniform(0, 2 * np.pi), radius)
+    distance = SHAPES[CLASSES[label]](x, y, rng.uniform(0.55, 1.0)) * radius
+    return np.clip(0.5 - distance, 0, 1)
+
+
+def _paint(pixels: Array, cover: Array, rng: np.random.Generator) -> None:
+    """Fill with a texture, darken towards one side, and cast a soft shadow."""
+    shape = cover.shape[0], cover.shape[1]
+    shift = tuple(int(n) for n in rng.integers(-3, 4, 2))
+    shadow = np.roll(cover, shift, axis=(0, 1)) * rng.uniform(0, 0.4)
+    pixels *= (1 - shadow * (1 - cover))[..., None]
+    x, _ = grid(shape, (shape[0] / 2, shape[1] / 2), rng.uniform(0, 2 * np.pi), max(shape))
+    fill = texture(shape, rng, contrast=0.6) * (1 + rng.uniform(0, 0.6) * x)[..., None]
+    pixels += (fill - pixels) * cover[..., None]
+
+
+def _draw_crowd(pixels: Array, rng: np.random.Generator) -> _Object:
+    """Many small shapes of one class, too many to tell apart: one crowd annotation."""
+    label = int(rng.integers(len(CLASSES)))
+    height, width = pixels.shape[:2]
+    centre = rng.uniform(0.25, 0.75, 2)
+    everything = np.zeros((height, width), dtype=bool)
+    for _ in range(30):
+        y, x = (centre + rng.normal(0, 0.09, 2)) * (height, width)
+        gx, gy = grid((height, width), (y, x), rng.uniform(0, 2 * np.pi), 5.0)
+        cover = np.clip(0.5 - SHAPES[CLASSES[label]](gx, gy, rng.uniform(0.55, 1.0)) * 5.0, 0, 1)
+        _paint(pixels, cover, rng)
+        everything |= cover >= 0.5
+    return _Object(label, everything, crowd=True)
+
+
+def _photograph(pixels: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Uneven light and sensor noise."""
+    light = 1 + rng.uniform(0, 0.35) * (noise((pixels.shape[0], pixels.shape[1]), rng)[..., None] - 0.5)
+    grain = rng.normal(0, rng.uniform(2, 9), pixels.shape)
+    image: NDArray[np.uint8] = np.clip(pixels * light + grain, 0, 255).round().astype(np.uint8)
+    return image
