@@ -64,7 +64,7 @@ def load_coco(path: Path, images: Path) -> CocoFile:
 
 
 def read_coco(path: Path, images: Path) -> CocoFile:
-    """As `load_coco`, but faults are returned and what they touch is left out. Raises DataError if not COCO."""
+    """As `load_coco`, but returns the faults and leaves out what they touch. Raises DataError if not COCO."""
     content = read_json(path)
     faults: list[Fault] = []
     names = _categories(content["categories"], faults)

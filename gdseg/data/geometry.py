@@ -25,7 +25,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Flip `source` (h, w), resize to `resized`, cut `crop` at `offset` (top, left), put it top left on `canvas`."""
+    """Flip `source` (h, w), resize to `resized`, cut `crop` at `offset` (top, left), put it on `canvas`."""
 
     source: Size
     resized: Size

@@ -133,7 +133,7 @@ def _fit_channels(array: NDArray[np.generic], in_channels: int, path: Path) -> N
     if in_channels == 3 and bands == 4:
         return array[:, :, :3]
     if in_channels == 1:
-        return array[:, :, :3].mean(axis=2, keepdims=True, dtype=np.float32)
+        return np.asarray(array[:, :, :3].mean(axis=2, keepdims=True, dtype=np.float32))
     raise DataError(
         f"the image has {bands} channels, the recipe expects {in_channels}", path, "set backbone.in_channels"
     )

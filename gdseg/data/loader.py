@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,17 +37,16 @@ def train_batches(
     steps: int,
     strong: bool,
     num_classes: int,
-    stream: str = "labelled",
 ) -> Iterator[Batch]:
     """The batches of steps start_step .. steps - 1, shuffled anew each epoch without replacement.
 
-    An epoch's images follow `data.repeat_threshold`; a batch may span two epochs. `stream` names
-    the order, so that two streams differ. Raises DataError, naming the image, when one is unreadable.
+    An epoch's images follow `data.repeat_threshold`; a batch may span two epochs. Labelled and
+    unlabelled records have streams of their own, so that the two draw different numbers. Raises
+    DataError, naming the image, when one is unreadable.
     """
     if not records:
-        raise DataError(
-            f"there is no {stream} image to train on", "--data", "check the data set and the ratio"
-        )
+        raise DataError("there is no image to train on", "--data", "check the data set and the ratio")
+    stream = "unlabelled" if records[0].annotations is None else "labelled"
     factors = repeat_factors(records, recipe.data.repeat_threshold, num_classes)
     order = positions(factors, seed, stream, start_step * batch_size)
     keys = ([next(order) for _ in range(batch_size)] for _ in range(start_step, steps))
@@ -114,7 +114,7 @@ class _Keys:
         return iter(self.keys)
 
 
-def _as_it_is(batch: Batch | GdsegError) -> Batch | GdsegError:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -156,10 +156,10 @@ def _pad_targets(
 ) -> list[Targets | None]:
     """Targets on the padded canvas, all of them views of a few tensors: workers then send few of them."""
     counts = [0 if t is None else len(t) for t in targets]
-    masks = torch.zeros(sum(counts), height, width, dtype=torch.bool).split(counts)
-    boxes = torch.zeros(sum(counts), 4).split(counts)
-    labels = torch.zeros(sum(counts), dtype=torch.int64).split(counts)
-    weights = torch.zeros(sum(counts)).split(counts)
+    masks = torch.split(torch.zeros(sum(counts), height, width, dtype=torch.bool), counts)
+    boxes = torch.split(torch.zeros(sum(counts), 4), counts)
+    labels = torch.split(torch.zeros(sum(counts), dtype=torch.int64), counts)
+    weights = torch.split(torch.zeros(sum(counts)), counts)
     padded: list[Targets | None] = []
     for i, (target, (h, w)) in enumerate(zip(targets, sizes, strict=True)):
         if target is None:

@@ -23,7 +23,7 @@ def rng_for(seed: int, *names: object) -> np.random.Generator:
 
 
 def repeat_factors(records: Sequence[Record], threshold: float, num_classes: int) -> NDArray[np.float64]:
-    """float64 [records]: how often an epoch shows each image, max(1, sqrt(threshold / f)) of its rarest class.
+    """float64 [records]: how often an epoch shows an image, max(1, sqrt(threshold / f)) of its rarest class.
 
     f is the share of images that hold the class; images without objects, unlabelled ones, and all
     of them when threshold is 0, have 1. Crowds count, as in detectron2.

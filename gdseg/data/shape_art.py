@@ -18,16 +18,16 @@ Rng = np.random.Generator
 def grid(
     size: tuple[int, int], centre: tuple[float, float], angle: float, radius: float
 ) -> tuple[Array, Array]:
-    """x, y [h, w] of the pixel centres in a shape's frame: turned by `angle` (radians), 1 = `radius` pixels."""
-    y, x = np.mgrid[0.5 : size[0], 0.5 : size[1]]
-    y, x = (y - centre[0]) / radius, (x - centre[1]) / radius
+    """x, y [h, w] of pixel centres in a shape's frame: turned by `angle` (radians), 1 = `radius` pixels."""
+    y = ((np.arange(size[0]) + 0.5 - centre[0]) / radius)[:, None]
+    x = ((np.arange(size[1]) + 0.5 - centre[1]) / radius)[None]
     cos, sin = np.cos(angle), np.sin(angle)
     return cos * x + sin * y, cos * y - sin * x
 
 
 def disc(x: Array, y: Array, ratio: float) -> Array:
     """An ellipse; `ratio` of its axes."""
-    return np.hypot(x, y / ratio) - 1.0
+    return np.asarray(np.hypot(x, y / ratio) - 1.0)
 
 
 def box(x: Array, y: Array, ratio: float) -> Array:
@@ -38,7 +38,7 @@ def box(x: Array, y: Array, ratio: float) -> Array:
 def triangle(x: Array, y: Array, ratio: float) -> Array:
     """An isosceles triangle."""
     slope = np.hypot(1.0, 0.5)
-    return np.maximum(-y - 0.75 * ratio, (np.abs(x) + 0.5 * y / ratio - 0.5) / slope)
+    return np.asarray(np.maximum(-y - 0.75 * ratio, (np.abs(x) + 0.5 * y / ratio - 0.5) / slope))
 
 
 def star(x: Array, y: Array, ratio: float) -> Array:
@@ -82,29 +82,40 @@ SHAPES: dict[str, Callable[[Array, Array, float], Array]] = {
 }
 
 
-def texture(size: tuple[int, int], rng: Rng, contrast: float) -> Array:
-    """A texture float64 [h, w, 3] in 0..255: two random colours mixed by one of the patterns below."""
-    first = rng.uniform(20, 235, 3)
-    second = np.clip(first + rng.uniform(-1, 1, 3) * 220 * contrast, 0, 255)
+def colour(rng: Rng) -> Array:
+    """A colour float64 [3] in 0..255: any brightness, moderately saturated."""
+    return np.clip(rng.uniform(35, 220) + rng.normal(0, 38, 3), 0, 255)
+
+
+def texture(size: tuple[int, int], rng: Rng, first: Array, contrast: float) -> Array:
+    """A texture float64 [h, w, 3] in 0..255: the colour `first` mixed with another in some pattern."""
+    second = first + (colour(rng) - first) * contrast
     pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))]
     mix = pattern(size, rng)[..., None]
-    return first * (1 - mix) + second * mix
+    return first + (second - first) * mix
 
 
 def noise(size: tuple[int, int], rng: Rng) -> Array:
     """Value noise of two octaves, in 0..1."""
-    return 0.65 * _octave(size, rng, rng.uniform(10, 40)) + 0.35 * _octave(size, rng, rng.uniform(3, 8))
+    return 0.65 * _octave(size, rng, rng.uniform(16, 48)) + 0.35 * _octave(size, rng, rng.uniform(4, 10))
 
 
 def _octave(size: tuple[int, int], rng: Rng, cell: float) -> Array:
-    rows, columns = (np.arange(n) / cell for n in size)
-    values = rng.random((int(rows[-1]) + 2, int(columns[-1]) + 2))
-    i, j = rows.astype(int), columns.astype(int)
-    v, u = (rows - i)[:, None], (columns - j)[None]
-    u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
-    top = values[np.ix_(i, j)] * (1 - u) + values[np.ix_(i, j + 1)] * u
-    bottom = values[np.ix_(i + 1, j)] * (1 - u) + values[np.ix_(i + 1, j + 1)] * u
-    return np.asarray(top * (1 - v) + bottom * v)
+    """Random values on a grid of `cell` pixels, blended smoothly in between."""
+    rows, columns = _blend(size[0], cell), _blend(size[1], cell)
+    return np.asarray(rows @ rng.random((rows.shape[1], columns.shape[1])) @ columns.T)
+
+
+def _blend(length: int, cell: float) -> Array:
+    """float64 [length, knots]: the share of each knot in each pixel."""
+    place = np.arange(length) / cell
+    left = place.astype(int)
+    share = place - left
+    share = share * share * (3 - 2 * share)
+    weights = np.zeros((length, int(left[-1]) + 2))
+    weights[np.arange(length), left] = 1 - share
+    weights[np.arange(length), left + 1] = share
+    return weights
 
 
 def stripes(size: tuple[int, int], rng: Rng) -> Array:

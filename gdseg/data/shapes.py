@@ -1,7 +1,7 @@
 """The built-in data set: seven kinds of textured shapes, drawn by arithmetic and stored as COCO.
 
-Objects hide one another (masks are what stays visible), rings have a hole, sizes range from 8 to
-70 pixels, some images are empty and some hold a crowd of small shapes. The same seed gives the same
+Objects hide one another (masks are what stays visible), rings have a hole, sizes range from 10 to
+72 pixels, some images are empty and some hold a crowd of small shapes. The same seed gives the same
 pixels. Called by data/dataset.py for `data.root: shapes` and by `gdseg data shapes`.
 """
 
@@ -22,8 +22,9 @@ from PIL import Image
 
 from gdseg.data.order import rng_for
 from gdseg.data.rle import to_rle
-from gdseg.data.shape_art import SHAPES, grid, noise, texture
+from gdseg.data.shape_art import SHAPES, colour, grid, noise, texture
 from gdseg.errors import DataError, MachineError, UsageError
+from gdseg.files import write_json
 
 VERSION = 1  # of the drawing code: raise it whenever a pixel changes
 CLASSES = tuple(SHAPES)
@@ -112,8 +113,7 @@ def _write_part(folder: Path, part: str, count: int, options: ShapesOptions) -> 
         "annotations": annotations,
         "categories": [{"id": label + 1, "name": name} for label, name in enumerate(CLASSES)],
     }
-    (folder / "annotations").mkdir(exist_ok=True)
-    (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+    write_json(folder / "annotations" / f"instances_{part}.json", content, indent=None)
 
 
 def _annotation(thing: _Object) -> dict[str, Any]:
@@ -143,64 +143,72 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], 
 
 
 def _background(shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """A texture with soft streaks and patches of other textures, none of which has the outline of a class."""
-    pixels = texture(shape, rng, contrast=0.35)
-    for _ in range(int(rng.integers(0, 4))):
-        blob = np.clip((noise(shape, rng) - rng.uniform(0.45, 0.6)) * 12, 0, 1)[..., None]
-        pixels = pixels * (1 - blob) + texture(shape, rng, contrast=0.3) * blob
+    """A texture with soft patches of other textures, none of which has the outline of a class."""
+    pixels = texture(shape, rng, colour(rng), contrast=0.5)
+    for _ in range(int(rng.integers(0, 3))):
+        blob = np.clip((noise(shape, rng) - rng.uniform(0.45, 0.6)) * 6, 0, 1)[..., None]
+        pixels += (texture(shape, rng, colour(rng), contrast=0.5) - pixels) * blob
     return pixels
 
 
 def _add_object(pixels: Array, objects: list[_Object], rng: np.random.Generator, size: int) -> None:
     """Paint one object in front of the others, unless no place leaves enough of them visible."""
     for _ in range(5):
-        radius = size * np.exp(rng.uniform(np.log(0.035), np.log(0.27)))
+        radius = size * float(np.exp(rng.uniform(np.log(0.045), np.log(0.28))))
         label = int(rng.integers(len(CLASSES)))
-        cover = _cover(pixels.shape[:2], label, radius, rng)
-        mask = cover >= 0.5
-        hidden = [thing.mask & mask for thing in objects]
-        clear = all(h.sum() <= 0.45 * t.mask.sum() for h, t in zip(hidden, objects, strict=True))
-        if mask.sum() < 25 or not clear:
+        centre = rng.uniform(0.04, 0.96) * pixels.shape[0], rng.uniform(0.04, 0.96) * pixels.shape[1]
+        window, cover = _place(pixels, label, centre, radius, rng)
+        mask = np.zeros(pixels.shape[:2], dtype=bool)
+        mask[window] = cover >= 0.5
+        hidden = [(thing.mask & mask).sum() > 0.45 * thing.mask.sum() for thing in objects]
+        if mask.sum() < 25 or any(hidden):
             continue
-        _paint(pixels, cover, rng)
+        _paint(pixels[window], cover, rng)
         for thing in objects:
             thing.mask &= ~mask
         objects.append(_Object(label, mask))
         return
 
 
-def _cover(shape: tuple[int, ...], label: int, radius: float, rng: np.random.Generator) -> Array:
-    """float64 [h, w] in 0..1: how much of each pixel a shape at a random place and angle covers."""
-    height, width = shape[:2]
-    centre = rng.uniform(0.04, 0.96) * height, rng.uniform(0.04, 0.96) * width
-    x, y = grid((height, width), centre, rng.uniform(0, 2 * np.pi), radius)
+def _place(
+    pixels: Array, label: int, centre: tuple[float, float], radius: float, rng: np.random.Generator
+) -> tuple[tuple[slice, slice], Array]:
+    """A window of the image and how much of each of its pixels, 0..1, a shape turned at random covers."""
+    reach = radius * 1.25 + 5
+    (top, bottom), (left, right) = (
+        (max(0, int(c - reach)), min(length, int(c + reach) + 1))
+        for c, length in zip(centre, pixels.shape[:2], strict=True)
+    )
+    where = centre[0] - top, centre[1] - left
+    x, y = grid((bottom - top, right - left), where, rng.uniform(0, 2 * np.pi), radius)
     distance = SHAPES[CLASSES[label]](x, y, rng.uniform(0.55, 1.0)) * radius
-    return np.clip(0.5 - distance, 0, 1)
+    return (slice(top, bottom), slice(left, right)), np.clip(0.5 - distance, 0, 1)
 
 
 def _paint(pixels: Array, cover: Array, rng: np.random.Generator) -> None:
-    """Fill with a texture, darken towards one side, and cast a soft shadow."""
+    """Fill in place with a texture unlike what is there, darker towards one side, with a soft shadow."""
     shape = cover.shape[0], cover.shape[1]
-    shift = tuple(int(n) for n in rng.integers(-3, 4, 2))
-    shadow = np.roll(cover, shift, axis=(0, 1)) * rng.uniform(0, 0.4)
+    around = pixels.mean((0, 1))
+    fill = max((colour(rng) for _ in range(3)), key=lambda c: float(np.abs(c - around).sum()))
+    down, right = (int(n) for n in rng.integers(0, 7, 2))
+    shadow = np.pad(cover, 3)[down : down + shape[0], right : right + shape[1]] * rng.uniform(0.1, 0.45)
     pixels *= (1 - shadow * (1 - cover))[..., None]
     x, _ = grid(shape, (shape[0] / 2, shape[1] / 2), rng.uniform(0, 2 * np.pi), max(shape))
-    fill = texture(shape, rng, contrast=0.6) * (1 + rng.uniform(0, 0.6) * x)[..., None]
-    pixels += (fill - pixels) * cover[..., None]
+    surface = texture(shape, rng, fill, contrast=0.6) * (1 + rng.uniform(0, 0.7) * x)[..., None]
+    pixels += (surface - pixels) * cover[..., None]
 
 
 def _draw_crowd(pixels: Array, rng: np.random.Generator) -> _Object:
     """Many small shapes of one class, too many to tell apart: one crowd annotation."""
     label = int(rng.integers(len(CLASSES)))
     height, width = pixels.shape[:2]
-    centre = rng.uniform(0.25, 0.75, 2)
+    middle = rng.uniform(0.25, 0.75, 2)
     everything = np.zeros((height, width), dtype=bool)
     for _ in range(30):
-        y, x = (centre + rng.normal(0, 0.09, 2)) * (height, width)
-        gx, gy = grid((height, width), (y, x), rng.uniform(0, 2 * np.pi), 5.0)
-        cover = np.clip(0.5 - SHAPES[CLASSES[label]](gx, gy, rng.uniform(0.55, 1.0)) * 5.0, 0, 1)
-        _paint(pixels, cover, rng)
-        everything |= cover >= 0.5
+        y, x = np.clip(middle + rng.normal(0, 0.09, 2), 0.05, 0.95) * (height, width)
+        window, cover = _place(pixels, label, (float(y), float(x)), 5.0, rng)
+        _paint(pixels[window], cover, rng)
+        everything[window] |= cover >= 0.5
     return _Object(label, everything, crowd=True)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from gdseg.data.rle import shorten
 from gdseg.errors import DataError, UsageError
+from gdseg.files import write_json
 from gdseg.recipe import Data
 from gdseg.structures import Record
 
@@ -70,11 +70,8 @@ def _hash(text: str) -> str:
 
 
 def save_split(split: Split, path: Path) -> None:
-    """Write split.json (under a temporary name, then renamed)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(split), indent=1) + "\n")
-    temporary.replace(path)
+    """Write split.json, whole or not at all. Raises MachineError."""
+    write_json(path, asdict(split))
 
 
 def load_split(path: Path, records: Sequence[Record]) -> Split:

@@ -1,0 +1,135 @@
+"""`gdseg data`: make the built-in data set, look into a data set, choose the labelled images."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gdseg.cli.console import err, out, print_json, print_table
+from gdseg.cli.options import JsonOpt
+
+if TYPE_CHECKING:
+    from gdseg.data.inspect import PartReport, Report
+
+data_app = typer.Typer(
+    help="Make, inspect and split data sets.", no_args_is_help=True, rich_markup_mode="rich"
+)
+DataArg = Annotated[str, typer.Argument(metavar="DATA", help="Folder of the data set, or 'shapes'.")]
+
+SHAPES_HELP = """Make the built-in data set of textured shapes, in COCO format.
+
+[bold]Examples[/bold]
+
+  gdseg data shapes --out shapes/
+
+  gdseg data shapes --out big/ --train 5000 --val 500 --size 256 --seed 7
+"""
+INSPECT_HELP = """Count what a data set holds and list everything that is wrong with it (exit code 3 if something is).
+
+[bold]Examples[/bold]
+
+  gdseg data inspect shapes
+
+  gdseg data inspect my-data/ --json > report.json
+"""
+SPLIT_HELP = """Choose the labelled images and save their ids. A smaller ratio is part of a larger one of the same seed.
+
+[bold]Examples[/bold]
+
+  gdseg data split shapes --ratio 0.1 --out split.json
+
+  gdseg data split my-data/ --ratio 0.05 --seed 3 --out five-percent.json
+"""
+
+
+@data_app.command(help=SHAPES_HELP)
+def shapes(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    train: Annotated[int, typer.Option(help="Training images.", min=1)] = 600,
+    val: Annotated[int, typer.Option(help="Validation images.", min=1)] = 150,
+    size: Annotated[int, typer.Option(help="Edge length, pixels.", min=48)] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+) -> None:
+    """See SHAPES_HELP."""
+    from gdseg.data.shapes import ShapesOptions, make_shapes
+
+    make_shapes(folder, ShapesOptions(train, val, size, seed))
+    out.print(f"made {train} training and {val} validation images in {folder}", soft_wrap=True)
+
+
+@data_app.command(help=INSPECT_HELP)
+def inspect(data: DataArg = "shapes", json: JsonOpt = False) -> None:
+    """See INSPECT_HELP."""
+    from gdseg.data.dataset import open_dataset
+    from gdseg.data.inspect import inspect_dataset
+    from gdseg.recipe import Data
+
+    report = inspect_dataset(open_dataset(Data(root=data), strict=False))
+    if json:
+        print_json(report.to_dict())
+    else:
+        _print_report(report)
+    if report.serious:
+        raise typer.Exit(3)
+
+
+def _print_report(report: "Report") -> None:
+    parts = list(report.parts)
+    rows = [_row(name, report, parts) for name in ("images", "empty_images", "objects", "crowds")]
+    rows += [
+        [title, *(_span(getattr(report.parts[part], name)) for part in parts)]
+        for name, title in (
+            ("objects_an_image", "objects an image"),
+            ("heights", "height"),
+            ("widths", "width"),
+        )
+    ]
+    rows += [
+        [f"{area} objects", *(str(report.parts[part].areas[area]) for part in parts)]
+        for area in ("small", "medium", "large")
+    ]
+    print_table(f"{report.root} (percentiles 0, 25, 50, 75, 100)", ["", *parts], rows)
+    classes = [[name, *(str(report.parts[p].classes[name]) for p in parts)] for name in _classes(report)]
+    imbalance = ", ".join(f"{part} {report.parts[part].imbalance:.1f}" for part in parts)
+    print_table(f"objects a class (most frequent / rarest: {imbalance})", ["class", *parts], classes)
+    for fault in report.faults:
+        err.print(f"{'note' if fault.harmless else 'fault'}: {fault}", markup=False, soft_wrap=True)
+    kinds = Counter(fault.kind for fault in report.serious)
+    found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+    out.print(f"faults: {found or 'none'}", soft_wrap=True)
+
+
+def _row(name: str, report: "Report", parts: list[str]) -> list[str]:
+    return [name.replace("_", " "), *(str(getattr(report.parts[part], name)) for part in parts)]
+
+
+def _span(percentiles: list[float]) -> str:
+    return " ".join(f"{value:g}" for value in percentiles)
+
+
+def _classes(report: "Report") -> list[str]:
+    first: PartReport = next(iter(report.parts.values()))
+    return list(first.classes)
+
+
+@data_app.command(help=SPLIT_HELP)
+def split(
+    path: Annotated[Path, typer.Option("--out", "-o", help="The split.json to write.")],
+    ratio: Annotated[float, typer.Option(help="Share of the training images, in (0, 1].")],
+    data: DataArg = "shapes",
+    seed: Annotated[int, typer.Option(help="Seed of the choice.", min=0)] = 0,
+) -> None:
+    """See SPLIT_HELP."""
+    from gdseg.data.dataset import open_dataset
+    from gdseg.data.split import save_split, split_by_ratio
+    from gdseg.errors import UsageError
+    from gdseg.recipe import Data
+
+    if path.is_dir():
+        raise UsageError("--out is a folder, a file is needed", path, "as --out split.json")
+    records = open_dataset(Data(root=data), parts=("train",)).train
+    chosen = split_by_ratio(records, ratio, seed)
+    save_split(chosen, path)
+    message = f"{len(chosen.ids)} of {len(records)} training images, sha256 {chosen.sha256[:12]}, in {path}"
+    out.print(message, soft_wrap=True)
