@@ -1,0 +1,176 @@
+"""Any timm network as a pyramid: maps res2..res5 at strides 4, 8, 16 and 32. Called by `model.py`.
+
+A network with stages gives its own maps; a plain ViT (one stride) gets the simple feature pyramid of ViTDet
+(arXiv 2203.16527, §3). Swin follows official Mask2Former: windows also where the map is small, a norm on each
+map. Letters: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gdseg.errors import CheckpointError, RecipeError
+from gdseg.models.backbone_weights import load_backbone
+from gdseg.models.pixel_decoder import LEVELS
+from gdseg.recipe import Backbone as Options
+
+STRIDES = [4, 8, 16, 32]
+# what a family needs to take images of any size, by the timm file that defines it
+_ANY_SIZE: dict[str, dict[str, Any]] = {
+    "swin_transformer": {"strict_img_size": False, "always_partition": True},
+    "swin_transformer_v2": {"strict_img_size": False, "always_partition": True},
+    "vision_transformer": {"dynamic_img_size": True},
+    "eva": {"dynamic_img_size": True},
+    "deit": {"dynamic_img_size": True},
+    "beit": {"dynamic_img_size": True},
+}
+# families whose maps come out of a residual stream that nothing has normalised
+_NORMED_OUTPUTS = ("swin_transformer", "convnext")
+
+
+class Backbone(nn.Module):
+    """Normalised images in, {"res2": [B, C, H/4, W/4], .., "res5": [B, C, H/32, W/32]} out."""
+
+    def __init__(self, options: Options, load_weights: bool = True) -> None:
+        super().__init__()
+        self.frozen_norm = options.norm == "frozen"
+        family = _family(options.name)
+        self.body = _create(options, family, options.pretrained and load_weights)
+        if options.weights and load_weights:
+            load_backbone(self.body, options.weights, options.name, _ANY_SIZE.get(family, {}))
+        info = self.body.feature_info
+        widths, strides = list(info.channels()), list(info.reduction())
+        self.channels_last = "NHWC" in str(getattr(self.body, "output_fmt", ""))
+        self.pyramid: SimplePyramid | None = None
+        if strides != STRIDES:
+            if len(set(strides)) != 1:
+                what = f"backbone.name: {options.name} has maps at strides {strides}, not {STRIDES}"
+                raise RecipeError(what, hint="choose a network with stages, or a plain ViT")
+            self.pyramid = SimplePyramid(widths[-1], strides[-1])
+            widths = self.pyramid.widths
+        self.channels: dict[str, int] = dict(zip(LEVELS, widths, strict=True))
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(c) if self.channels_last else LayerNorm2d(c)
+            for c in widths
+            if family.startswith(_NORMED_OUTPUTS)
+        )
+        self._freeze(options.freeze_stages)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """images [B, C, H, W], normalised, H and W multiples of 32."""
+        if self.pyramid is not None:
+            maps = self.pyramid(self.body(self.pyramid.resize(images))[-1])
+        else:
+            maps = self.body(images)
+            maps = [norm(x) for norm, x in zip(self.norms, maps, strict=True)] if self.norms else maps
+            maps = [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else maps
+        return dict(zip(LEVELS, maps, strict=True))
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode, except for batch norms that are frozen: their statistics never move."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and self._fixed(module):
+                module.eval()
+        return self
+
+    def _fixed(self, norm: _BatchNorm) -> bool:
+        return self.frozen_norm or (norm.weight is not None and not norm.weight.requires_grad)
+
+    def _freeze(self, stages: int) -> None:
+        if self.frozen_norm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.requires_grad_(False)
+        names = [name for name, _ in self.body.named_parameters()]
+        first, ends = self._stage_ends(names)
+        last = ([first - 1, *ends])[stages - 1] if stages else -1
+        for parameter in list(self.body.parameters())[: last + 1]:
+            parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def _stage_ends(self, names: list[str]) -> tuple[int, list[int]]:
+        """Index of res2's first parameter, and of the last one of res2..res5 (a ViT: of each quarter)."""
+        if self.pyramid is None:
+            modules = self.body.feature_info.module_name()
+            first = modules[0]
+        else:
+            depth = 1 + max(int(name.split(".")[2]) for name in names if name.startswith("model.blocks."))
+            modules = [f"model.blocks.{depth * (i + 1) // 4 - 1}" for i in range(4)]
+            first = "model.blocks.0"
+        flat = [name.replace(".", "_") for name in names]
+        spans = [
+            [i for i, name in enumerate(flat) if name.startswith(module.replace(".", "_") + "_")]
+            for module in (first, *modules)
+        ]
+        return spans[0][0], [span[-1] for span in spans[1:]]
+
+
+class SimplePyramid(nn.Module):
+    """Strides 4, 8, 16, 32 from a plain ViT's last map (ViTDet §3)."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.widths = [width // 4, width // 2, width, width]
+        self.norm = LayerNorm2d(width)
+        self.to4 = nn.Sequential(
+            nn.ConvTranspose2d(width, width // 2, 2, 2),
+            LayerNorm2d(width // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 2, width // 4, 2, 2),
+        )
+        self.to8 = nn.ConvTranspose2d(width, width // 2, 2, 2)
+
+    def resize(self, images: Tensor) -> Tensor:
+        """So many pixels that the ViT's map is a sixteenth of the image: [B, C, H/16*patch, W/16*patch]."""
+        if self.patch == 16:
+            return images
+        size = [n // 16 * self.patch for n in images.shape[-2:]]
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[B, C, H/16, W/16] -> four maps of `widths` channels."""
+        x = self.norm(x)
+        return [self.to4(x), self.to8(x), x, F.max_pool2d(x, 2)]
+
+
+def _family(name: str) -> str:
+    """The timm file that defines `name`. Raises RecipeError, with the nearest names, when there is none."""
+    try:
+        return timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
+    except (RuntimeError, KeyError) as error:
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"nearest: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise RecipeError(f"backbone.name: timm has no network '{name}'", hint=hint) from error
+
+
+def _create(options: Options, family: str, pretrained: bool) -> nn.Module:
+    """The timm feature extractor. Raises RecipeError or CheckpointError with timm's own words."""
+    extra = dict(_ANY_SIZE.get(family, {}))
+    if options.drop_path:
+        extra["drop_path_rate"] = options.drop_path
+    try:
+        body: nn.Module = timm.create_model(
+            options.name,
+            pretrained=pretrained,
+            features_only=True,
+            out_indices=(-4, -3, -2, -1),
+            in_chans=options.in_channels,
+            **extra,
+        )
+    except (TypeError, AssertionError, IndexError, AttributeError, RuntimeError) as error:
+        if pretrained:
+            raise CheckpointError(f"timm gave no weights for {options.name}: {error}") from error
+        raise RecipeError(f"backbone.name: {options.name} cannot be used: {error}") from error
+    if options.checkpointing:
+        target: Any = body if hasattr(body, "set_grad_checkpointing") else body.model
+        target.set_grad_checkpointing(True)
+    return body
