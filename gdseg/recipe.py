@@ -142,6 +142,7 @@ class Loss:
     oversample: float = key(3.0, "points drawn for each one kept by uncertainty", low=1.0)
     importance: float = key(0.75, "share of points chosen by uncertainty", low=0.0, high=1.0)
     deep_supervision: bool = key(True, "every layer has its loss")
+    box_things_only: bool = key(False, "maskdino, panoptic: boxes of stuff have no loss")
     ignore_overlap: float = key(0.5, "an unmatched query with more than this share of its mask in the ignore region is not pushed to no-object", low=0.0, high=1.0)
 
 
@@ -221,3 +222,8 @@ class Recipe:
     postprocess: Postprocess = field(default_factory=Postprocess)
     train: Train = field(default_factory=Train)
     distill: Distill = field(default_factory=Distill)
+
+    @property
+    def softmax_classes(self) -> bool:
+        """Whether class scores are a softmax over C + 1 logits (else C sigmoids)."""
+        return self.decoder.kind == "mask2former" or self.decoder.class_loss == "softmax"
