@@ -8,12 +8,16 @@ K class logits, C channels, H W pixels, h w mask pixels (stride 4).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from gdseg.errors import MachineError
 
 
 @dataclass(frozen=True)
@@ -156,12 +160,15 @@ class Denoising:
     """Predictions for the denoising queries (DN-DETR, arXiv 2203.01305 §4; Mask DINO §3.4).
 
     Target i of an image sits in slots i, i + slots, .., i + (groups - 1) * slots; every layer's
-    tensors have groups * slots queries. Slots beyond an image's target count are padding.
+    tensors have groups * slots queries. Slots beyond an image's target count are padding. `kept`: where
+    some image has more targets than slots, the indices (int64) of each image's targets that got one, in
+    slot order; None: all of them.
     """
 
     layers: list[LayerOutput]
     groups: int
     slots: int
+    kept: list[Tensor] | None = None
 
 
 @dataclass
@@ -206,3 +213,70 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def mask(self, i: int) -> Tensor:
+        """bool [H, W]: the pixels of instance i."""
+        from pycocotools import mask as coco_mask
+
+        return torch.from_numpy(coco_mask.decode(self.rles[i])).bool()
+
+    @property
+    def masks(self) -> Tensor:
+        """bool [N, H, W]: all masks at once; `mask(i)` takes less memory."""
+        masks = [self.mask(i) for i in range(len(self))]
+        return torch.stack(masks) if masks else torch.zeros(0, *self.size, dtype=torch.bool)
+
+    def select(self, keep: Tensor) -> Predictions:
+        """The instances that `keep` (bool [N] or int64 indices) names."""
+        indices = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
+        return replace(
+            self,
+            labels=self.labels[indices],
+            scores=self.scores[indices],
+            boxes_xyxy_px=self.boxes_xyxy_px[indices],
+            rles=[self.rles[i] for i in indices.tolist()],
+        )
+
+    def filter(self, conf: float) -> Predictions:
+        """The instances scored `conf` or higher."""
+        return self.select(self.scores >= conf)
+
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """COCO results, ready for json; category_ids[label] is the user's id of a label.
+
+        Each has image_id, category_id, score, bbox [x, y, w, h] in pixels and segmentation (RLE).
+        """
+        corners, ends = self.boxes_xyxy_px[:, :2], self.boxes_xyxy_px[:, 2:]
+        boxes = torch.cat([corners, ends - corners], dim=1)
+        rows = zip(self.labels.tolist(), self.scores.tolist(), boxes.tolist(), self.rles, strict=True)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_ids[label],
+                "score": score,
+                "bbox": [round(side, 2) for side in box],
+                "segmentation": {"size": list(rle["size"]), "counts": _text(rle["counts"])},
+            }
+            for label, score, box, rle in rows
+        ]
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`. Raises MachineError where supervision is not installed."""
+        try:
+            from importlib import import_module
+
+            supervision = import_module("supervision")
+        except ImportError as error:
+            raise MachineError("supervision is not installed", hint="pip install supervision") from error
+        names = np.array([self.names[i] for i in self.labels.tolist()] if self.names else [])
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy_px.numpy(),
+            mask=self.masks.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.labels.numpy(),
+            data={"class_name": names} if self.names else {},
+        )
+
+
+def _text(counts: str | bytes) -> str:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts

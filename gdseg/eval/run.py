@@ -1,0 +1,99 @@
+"""A network over validation images: run, decode, score. Called by training and by `gdseg eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from gdseg.data.dataset import Dataset
+from gdseg.data.loader import eval_batches
+from gdseg.device import amp_dtype
+from gdseg.eval.coco import score
+from gdseg.models.decode import decode
+from gdseg.models.model import SegmentationModel
+from gdseg.recipe import Recipe
+from gdseg.structures import Batch, Predictions, Record
+
+_BATCH_PIXELS, _BATCH_LIMIT = 1024 * 1024, 16
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+def evaluate(
+    model: SegmentationModel,
+    dataset: Dataset,
+    recipe: Recipe,
+    device: torch.device,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Mask and box AP of `model` on `dataset.val` (see `eval.coco.Scores`), and its COCO results.
+
+    The model's training mode and all random states are left as they were. Raises DataError for an
+    unreadable image.
+    """
+    results = find(model, dataset, recipe, device, batch_size, progress)
+    limit = recipe.postprocess.max_detections
+    return score(dataset.val, dataset.classes, dataset.category_ids, results, limit).metrics, results
+
+
+def find(
+    model: SegmentationModel,
+    dataset: Dataset,
+    recipe: Recipe,
+    device: torch.device,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """COCO results, with the user's image and category ids, of `model` on `dataset.val`."""
+    results = []
+    predictions = infer_records(model, dataset.val, recipe, len(dataset.classes), device, batch_size)
+    for done, prediction in enumerate(predictions, 1):
+        results += prediction.to_coco(prediction.image_id, dataset.category_ids)
+        if progress:
+            progress(done, len(dataset.val))
+    return results
+
+
+def infer_records(
+    model: SegmentationModel,
+    records: Sequence[Record],
+    recipe: Recipe,
+    num_classes: int,
+    device: torch.device,
+    batch_size: int | None = None,
+) -> Iterator[Predictions]:
+    """Predictions for the records, in order, one batch in memory at a time.
+
+    batch_size None: `default_batch_size`. Raises DataError for an unreadable image.
+    """
+    was_training = model.training
+    # a DataLoader draws its base seed from the global generator
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            model.eval()
+            for batch in eval_batches(records, recipe, batch_size or default_batch_size(recipe)):
+                yield from infer_batch(model, batch, recipe, num_classes, device)
+        finally:
+            model.train(was_training)
+
+
+def infer_batch(
+    model: SegmentationModel, batch: Batch, recipe: Recipe, num_classes: int, device: torch.device
+) -> list[Predictions]:
+    """Predictions for the images of one batch; `model` is in eval mode on `device`."""
+    dtype = amp_dtype(recipe.train.precision, device)
+    # not inference_mode: what a module caches here must serve training later
+    with torch.no_grad():
+        batch = batch.to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            outputs = model(batch.images, batch.sizes)
+        return decode(outputs, batch, recipe, num_classes)
+
+
+def default_batch_size(recipe: Recipe) -> int:
+    """As many test-time images as fill a megapixel, at least 1, at most 16."""
+    shortest = recipe.augment.test_shortest
+    return max(1, min(_BATCH_LIMIT, _BATCH_PIXELS // shortest**2)) if shortest else 1
