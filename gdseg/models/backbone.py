@@ -11,7 +11,7 @@ import difflib
 from typing import Any
 
 import timm
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -45,7 +45,7 @@ class Backbone(nn.Module):
         self.body = _create(options, family, options.pretrained and load_weights)
         if options.weights and load_weights:
             load_backbone(self.body, options.weights, options.name, _ANY_SIZE.get(family, {}))
-        info = self.body.feature_info
+        info: Any = self.body.feature_info
         widths, strides = list(info.channels()), list(info.reduction())
         self.channels_last = "NHWC" in str(getattr(self.body, "output_fmt", ""))
         self.pyramid: SimplePyramid | None = None
@@ -99,7 +99,8 @@ class Backbone(nn.Module):
     def _stage_ends(self, names: list[str]) -> tuple[int, list[int]]:
         """Index of res2's first parameter, and of the last one of res2..res5 (a ViT: of each quarter)."""
         if self.pyramid is None:
-            modules = self.body.feature_info.module_name()
+            info: Any = self.body.feature_info
+            modules = info.module_name()
             first = modules[0]
         else:
             depth = 1 + max(int(name.split(".")[2]) for name in names if name.startswith("model.blocks."))

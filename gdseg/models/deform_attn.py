@@ -1,8 +1,8 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, §4.1).
 
-Called by the pixel decoder and Mask DINO's decoder. `ms_deform_attn` is the only place that knows which implementation runs; `ms_deform_attn_reference` is the
-truth every other implementation is compared with. Letters: N batch, S tokens of all levels, Q queries,
-M heads, D channels a head, L levels, P points.
+Called by the pixel decoder and Mask DINO's decoder. `ms_deform_attn` is the only place that knows which
+implementation runs; `ms_deform_attn_reference` is the truth the others are compared with.
+Letters: N batch, S tokens of all levels, Q queries, M heads, D channels a head, L levels, P points.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from gdseg.models.layers import init_xavier
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -34,7 +36,7 @@ def ms_deform_attn_reference(value: Tensor, shapes: Shapes, locations: Tensor, w
     value_NMDS = value.permute(0, 2, 3, 1)
     grid = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).reshape(L, N * M, Q, P, 2)
     weights_NMQLP = weights.transpose(1, 2).reshape(N * M, 1, Q, L, P)
-    levels = value_NMDS.split([h * w for h, w in shapes], dim=-1)
+    levels = torch.split(value_NMDS, [h * w for h, w in shapes], dim=-1)
     sampled = [
         F.grid_sample(level.reshape(N * M, D, h, w), grid[i], align_corners=False)
         for i, (level, (h, w)) in enumerate(zip(levels, shapes, strict=True))
@@ -90,3 +92,11 @@ class MSDeformAttn(nn.Module):
         weights = weights.unflatten(-1, layout[1:])
         out: Tensor = self.output_proj(ms_deform_attn(value, shapes, locations, weights))
         return out
+
+
+def init_transformer(layers: nn.Module) -> None:
+    """Xavier-uniform for every weight matrix, except that deformable attention keeps its own start."""
+    init_xavier(layers)
+    for module in layers.modules():
+        if isinstance(module, MSDeformAttn):
+            module.reset()

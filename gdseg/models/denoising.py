@@ -1,7 +1,8 @@
 """Denoising queries: noised targets that the decoder must restore.
 
-DN-DETR §4 (arXiv 2203.01305), Mask DINO §3.4 (arXiv 2206.02777). Called by `maskdino.py` in training. Each group holds every target of an image once; groups see the matching
-queries but not each other, and the matching queries see no group. Letters: B batch, N targets of the batch
+DN-DETR §4 (arXiv 2203.01305), Mask DINO §3.4 (arXiv 2206.02777). Called by `maskdino.py` in training. Each
+group holds every target of an image once; groups see the matching queries but not each other, and the
+matching queries see no group. Letters: B batch, N targets of the batch
 times groups, Q queries, D channels.
 """
 

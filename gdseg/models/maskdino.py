@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gdseg.draws import Draws
-from gdseg.models.deform_attn import MSDeformAttn, Shapes
+from gdseg.models.deform_attn import MSDeformAttn, Shapes, init_transformer
 from gdseg.models.denoising import NoisedQueries, blocked_attention, noised_queries
 from gdseg.models.layers import (
     MLP,
@@ -100,9 +100,7 @@ class MaskDINODecoder(nn.Module):
 
     def _reset(self) -> None:
         init_xavier(self.ref_point_head)
-        init_xavier(self.layers)
-        for layer in self.layers:
-            layer.cross_attn.reset()
+        init_transformer(self.layers)
         nn.init.zeros_(self.bbox_embed.layers[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.bbox_embed.layers[-1].bias)  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gdseg.models.deform_attn import MSDeformAttn, Shapes
+from gdseg.models.deform_attn import MSDeformAttn, Shapes, init_transformer
 from gdseg.models.layers import conv_norm, full_precision, init_conv, init_xavier, sine_position
 from gdseg.recipe import PixelDecoder as Options
 
@@ -62,20 +62,14 @@ class PixelDecoder(nn.Module):
         self.input_proj.extend(conv_norm(c, width, 3, stride=2, bias=True) for c in wide)
         self.level_embed = nn.Parameter(torch.empty(self.levels, width))
         self.layers = nn.ModuleList(EncoderLayer(options, self.levels) for _ in range(options.layers))
+        init_transformer(self.layers)
         # FPN steps down to stride 4; with res2 among the inputs one step remains, as in official Mask DINO
         self.fpn_inputs = [name for name in LEVELS if name < min(inputs)][::-1] or ["res2"]
         self.lateral = nn.ModuleList(conv_norm(backbone_channels[name], width, 1) for name in self.fpn_inputs)
         self.output = nn.ModuleList(conv_norm(width, width, 3) for _ in self.fpn_inputs)
         self.mask_features = nn.Conv2d(width, options.mask_channels, 1)
-        self._reset()
-
-    def _reset(self) -> None:
         nn.init.normal_(self.level_embed)
-        init_xavier(self.layers)
-        for layer in self.layers:
-            layer.self_attn.reset()
-        for conv, _ in self.input_proj:
-            nn.init.xavier_uniform_(conv.weight)
+        init_xavier(self.input_proj)
         init_conv(self.mask_features)
 
     def forward(self, features: Mapping[str, Tensor]) -> Pyramid:
@@ -107,8 +101,8 @@ class PixelDecoder(nn.Module):
         centres = torch.cat([pixel_centres(h, w, tokens) for h, w in shapes])[None]
         for layer in self.layers:
             tokens = layer(tokens, position, centres, shapes)
-        parts = tokens.transpose(1, 2).split([h * w for h, w in shapes], -1)
-        return [part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        parts = torch.split(tokens.transpose(1, 2), [h * w for h, w in shapes], -1)
+        return [torch.unflatten(part, -1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _fpn(self, features: Mapping[str, Tensor], top: Tensor) -> Tensor:
         for name, lateral, output in zip(self.fpn_inputs, self.lateral, self.output, strict=True):
