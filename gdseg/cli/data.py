@@ -25,7 +25,7 @@ SHAPES_HELP = """Make the built-in data set of textured shapes, in COCO format.
 
   gdseg data shapes --out big/ --train 5000 --val 500 --size 256 --seed 7
 """
-INSPECT_HELP = """Count what a data set holds and list everything that is wrong with it (exit code 3 if something is).
+INSPECT_HELP = """Count what a data set holds and list everything wrong with it (exit code 3 if something is).
 
 [bold]Examples[/bold]
 
@@ -33,7 +33,7 @@ INSPECT_HELP = """Count what a data set holds and list everything that is wrong 
 
   gdseg data inspect my-data/ --json > report.json
 """
-SPLIT_HELP = """Choose the labelled images and save their ids. A smaller ratio is part of a larger one of the same seed.
+SPLIT_HELP = """Choose the labelled images and save their ids. Of one seed, smaller splits are part of larger ones.
 
 [bold]Examples[/bold]
 
@@ -92,7 +92,8 @@ def _print_report(report: "Report") -> None:
     print_table(f"{report.root} (percentiles 0, 25, 50, 75, 100)", ["", *parts], rows)
     classes = [[name, *(str(report.parts[p].classes[name]) for p in parts)] for name in _classes(report)]
     imbalance = ", ".join(f"{part} {report.parts[part].imbalance:.1f}" for part in parts)
-    print_table(f"objects a class (most frequent / rarest: {imbalance})", ["class", *parts], classes)
+    print_table("objects a class", ["class", *parts], classes)
+    out.print(f"most frequent class / rarest: {imbalance}", soft_wrap=True)
     for fault in report.faults:
         err.print(f"{'note' if fault.harmless else 'fault'}: {fault}", markup=False, soft_wrap=True)
     kinds = Counter(fault.kind for fault in report.serious)

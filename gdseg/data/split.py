@@ -51,9 +51,8 @@ def split_by_ratio(records: Sequence[Record], ratio: float, seed: int) -> Split:
         )
     count = int(Fraction(str(ratio)) * len(records) + Fraction(1, 2))  # exact: 0.29 * 50 is 14.5
     if not count:
-        least = Fraction(1, 2) / max(len(records), 1)
         what = f"a ratio of {ratio} of {len(records)} training images leaves none"
-        raise DataError(what, "--ratio, data.ratio", f"use at least {float(least):.2g}")
+        raise DataError(what, "--ratio, data.ratio", f"use at least {1 / max(len(records), 1):.2g}")
     ids = sorted((record.image_id for record in records), key=lambda i: (_hash(f"{seed}:{i!r}"), repr(i)))
     return _split(ids[:count], "ratio", seed=seed, ratio=ratio)
 
