@@ -73,11 +73,11 @@ def assign(
 
 
 def denoising_pairs(denoising: Denoising, counts: Sequence[int], layers: int) -> list[NDArray[np.int64]]:
-    """Target i of an image with slots i, i + slots, ..: int64 [2, layers, groups * N_b] an image."""
+    """The target in slot i with queries i, i + slots, ..: int64 [2, layers, groups * N_b] an image."""
     columns = []
-    for count in counts:
-        target = np.arange(min(count, denoising.slots))
-        query = target + denoising.slots * np.arange(denoising.groups)[:, None]
+    for image, count in enumerate(counts):
+        target = np.arange(count) if denoising.kept is None else denoising.kept[image].cpu().numpy()
+        query = np.arange(len(target)) + denoising.slots * np.arange(denoising.groups)[:, None]
         pairs = np.stack([query, np.broadcast_to(target, query.shape)]).reshape(2, 1, -1)
         columns.append(np.broadcast_to(pairs, (2, layers, pairs.shape[2])))
     return columns

@@ -18,9 +18,9 @@ from gdseg.errors import DivergedError
 from gdseg.losses import terms
 from gdseg.losses.assignment import Pairs, denoising_pairs
 from gdseg.losses.boxes import cxcywh_to_xyxy, giou
-from gdseg.losses.matcher import CHUNK_FLOATS, match
+from gdseg.losses.matcher import match
 from gdseg.losses.points import sample_logits, sample_masks, uncertain_points
-from gdseg.losses.truth import Layers, Truth
+from gdseg.losses.truth import Layers, Truth, floats_at_once
 from gdseg.recipe import Recipe
 from gdseg.structures import LayerOutput, Outputs, Targets
 
@@ -82,9 +82,7 @@ class Criterion:
         return chosen if encoder is None else [*chosen, encoder]
 
     def _denoised_layers(self, layers: list[LayerOutput]) -> Layers:
-        """Denoising layers that are supervised. A one-stage Mask DINO skips "0", as the official one does."""
-        start = 0 if self.recipe.decoder.two_stage or layers[0].name != "0" else 1
-        noised = Layers.of(self._supervised(layers[start:]))
+        noised = Layers.of(self._supervised(layers))
         noised.names = [f"{name}_dn" for name in noised.names]
         if self.recipe.decoder.denoising == "box":
             noised.masks = []
@@ -167,7 +165,7 @@ class Criterion:
         loss = self.recipe.loss
         R, device = logits_LRHW.shape[1], logits_LRHW.device
         keep, drawn = int(loss.importance * loss.points), int(loss.oversample * loss.points)
-        size = max(1, CHUNK_FLOATS // (max(1, R) * drawn * 6))
+        size = max(1, floats_at_once(device) // (max(1, R) * drawn * 6))
         chunks = []
         for i in range(0, len(names), size):
             over_LRS2 = draws.rand("over", names[i : i + size], (R, drawn, 2), device)
@@ -185,7 +183,7 @@ class Criterion:
         counted_LBQ = layers.logits.new_ones(layers.logits.shape[:3])
         h, w = layers.masks[0].shape[-2:]
         share = {b: _shrunk(region, (h, w)) for b, region in enumerate(truth.ignore) if region is not None}
-        for layer, image, masks_JQHW in layers.chunks(list(share), Q * h * w, CHUNK_FLOATS):
+        for layer, image, masks_JQHW in layers.chunks(list(share), Q * h * w):
             inside_JQS = (masks_JQHW > 0).flatten(2).float()
             ignored_JQ = (inside_JQS @ torch.stack([share[b] for b in image])[..., None])[..., 0]
             counted_LBQ[layer, image] = (

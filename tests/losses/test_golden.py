@@ -12,6 +12,7 @@ import torch
 
 from gdseg.draws import Draws
 from gdseg.losses import matcher
+from gdseg.losses import truth as truth_module
 from gdseg.losses.boxes import cxcywh_to_xyxy, giou, masks_to_boxes_cxcywh
 from gdseg.losses.criterion import Criterion
 from gdseg.losses.points import sample_logits, uncertain_points
@@ -163,9 +164,9 @@ def test_losses_and_gradients(golden, name, case):
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-@pytest.mark.parametrize("chunk", [1, matcher.CHUNK_FLOATS])
+@pytest.mark.parametrize("chunk", [1, 2**22])
 def test_costs_and_assignments(golden, name, case, chunk, monkeypatch):
-    monkeypatch.setattr(matcher, "CHUNK_FLOATS", chunk)
+    monkeypatch.setattr(truth_module, "floats_at_once", lambda device: chunk)
     golden_case = Case(golden, name, case)
     outputs = golden_case.outputs
     layers = Layers.of([*outputs.layers, *([outputs.encoder] if outputs.encoder else [])])
@@ -188,8 +189,9 @@ def test_uncertain_points(golden):
     sampled = torch.from_numpy(tensors["uncertain|sampled"]).float()
     torch.testing.assert_close(sample_logits(logits, points), sampled, rtol=1e-5, atol=1e-5)
     kept = uncertain_points(logits[:, 0], points, points[:, :3], 7)
-    order = sampled[:, 0].abs().argsort(dim=1)[:, :7]
-    torch.testing.assert_close(kept[:, :7], points.gather(1, order[..., None].expand(-1, -1, 2)))
+    nearest = sampled[:, 0].abs().sort(dim=1).values[:, :7]
+    found = sample_logits(logits, kept[:, :7])[:, 0].abs().sort(dim=1).values
+    torch.testing.assert_close(found, nearest, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(kept[:, 7:], points[:, :3])
 
 
