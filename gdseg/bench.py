@@ -41,7 +41,9 @@ def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> 
         return [("forward", forward), ("backbone alone", backbone)]
     parts = [Part(batch.images, batch.sizes, targets, batch.image_ids)]
     seed_step(recipe.seed, 0)
-    return [(f"training step of {len(batch)} images", _median(lambda: learner.step(0, parts), repeats, device))]
+    return [
+        (f"training step of {len(batch)} images", _median(lambda: learner.step(0, parts), repeats, device))
+    ]
 
 
 def _bench_op(device: torch.device, repeats: int) -> list[tuple[str, float]]:
@@ -58,7 +60,12 @@ def _bench_op(device: torch.device, repeats: int) -> list[tuple[str, float]]:
             return op(value, shapes, locations, weights)
 
         rows.append((f"{name}: forward", _median(forward, repeats, device)))
-        rows.append((f"{name}: forward and backward", _median(lambda f=forward: f().sum().backward(), repeats, device)))
+        rows.append(
+            (
+                f"{name}: forward and backward",
+                _median(lambda f=forward: f().sum().backward(), repeats, device),
+            )
+        )
     return rows
 
 

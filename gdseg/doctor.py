@@ -14,13 +14,28 @@ import torch
 from gdseg import __version__
 from gdseg.models.deform_attn import kernel_in_use
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pycocotools", "safetensors", "typer", "rich", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "pycocotools",
+    "safetensors",
+    "typer",
+    "rich",
+    "pillow",
+)
 
 
 def examine() -> dict[str, Any]:
     """Facts about this machine, section by section; nothing is changed and nothing is fetched."""
     return {
-        "gdseg": {"version": __version__, "where": str(Path(__file__).parent), "python": platform.python_version()},
+        "gdseg": {
+            "version": __version__,
+            "where": str(Path(__file__).parent),
+            "python": platform.python_version(),
+        },
         "packages": {name: _version(name) for name in PACKAGES},
         "device": _devices(),
         "kernel": {"deformable attention": kernel_in_use()},
@@ -40,7 +55,9 @@ def _devices() -> dict[str, str]:
     found = {"cpu": f"{cores} cores, torch uses {torch.get_num_threads()} threads"}
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
-        found[f"cuda:{i}"] = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, sm_{about.major}{about.minor}"
+        found[f"cuda:{i}"] = (
+            f"{about.name}, {about.total_memory / 2**30:.0f} GiB, sm_{about.major}{about.minor}"
+        )
     if not torch.cuda.is_available():
         found["cuda"] = "none: training runs on the CPU"
     return found

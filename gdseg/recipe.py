@@ -118,6 +118,7 @@ class Decoder:
     denoising_queries: int = key(100, "maskdino: denoising queries an image", low=1)
     box_noise: float = key(0.4, "maskdino: noise of denoising boxes, as a share of their size", low=0.0)
     label_flip: float = key(0.2, "maskdino: probability that a denoising label is replaced", low=0.0, high=1.0)
+    class_prior: float = key(0.0, "focal: probability of each class at the start (RetinaNet, arXiv 1708.02002 §4.1); 0: plain initialisation, as officially", low=0.0, high=0.99)
     class_loss: str = key("focal", "focal (sigmoid, C logits) or softmax (C + 1 logits); mask2former is always softmax", choices=["focal", "softmax"])
 
 
@@ -195,7 +196,7 @@ class Distill:
     unlabelled_batch_size: int = key(16, "unlabelled images a step", low=1)
     unlabelled_weight: float = key(2.0, "weight of the unlabelled loss", low=0.0)
     class_threshold: float = key(0.7, "pseudo-label: class score above this", low=0.0, high=1.0)
-    mask_threshold: float = key(0.0, "pseudo-label: mean mask probability inside the mask above this", low=0.0, high=1.0)
+    mask_threshold: float = key(0.0, "pseudo-label: mean mask probability inside the mask at least this; 0: even an empty mask is kept, as officially", low=0.0, high=1.0)
     min_area: float = key(5.0, "pseudo-label: sum of mask probabilities above this, in pixels at stride 4", low=0.0)
     max_instances: int = key(0, "pseudo-labels kept an image, best first; 0: all", low=0)
     pixel_threshold: float = key(0.5, "pseudo-label: a pixel belongs to the mask above this probability", low=0.0, high=1.0)

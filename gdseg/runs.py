@@ -40,7 +40,9 @@ def refuse_non_empty(out: Path, *, overwrite: bool) -> None:
     if out.is_file():
         raise UsageError("--out is a file, a folder is needed", out, "name another folder")
     if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise UsageError("the folder is not empty", out, "use --overwrite to replace it or name another --out")
+        raise UsageError(
+            "the folder is not empty", out, "use --overwrite to replace it or name another --out"
+        )
 
 
 def last_run(verb: str | None = None) -> Path:

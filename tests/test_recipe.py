@@ -38,7 +38,10 @@ def test_all_faults_are_reported_at_once_with_line_and_nearest_key():
     text = "task: instanse\ntrain:\n  stepz: 3\n  lr: fast\n  lr: 1\ndistil: {}\nseed: true\n"
     found = faults(text, ["data.ratio=1.5"])
     assert "6 faults" not in found
-    assert "my.yaml:1: 'task' is 'instanse', must be one of instance, panoptic, semantic (did you mean 'instance'?)" in found
+    assert (
+        "my.yaml:1: 'task' is 'instanse', must be one of instance, panoptic, semantic (did you mean 'instance'?)"
+        in found
+    )
     assert "my.yaml:3: unknown key 'train.stepz', did you mean 'train.steps'?" in found
     assert "my.yaml:4: 'train.lr' is 'fast', must be a number" in found
     assert "my.yaml:5: key 'train.lr' is given twice" in found
@@ -97,7 +100,11 @@ def test_an_unknown_recipe_names_the_nearest():
 def test_shipped_recipes_are_complete_short_and_tell_their_command(name):
     text = find_recipe(name).read_text(encoding="utf-8")
     written = yaml.safe_load(text)
-    flat = {f"{a}.{b}" if isinstance(v, dict) else a for a, v in written.items() for b in (v if isinstance(v, dict) else [0])}
+    flat = {
+        f"{a}.{b}" if isinstance(v, dict) else a
+        for a, v in written.items()
+        for b in (v if isinstance(v, dict) else [0])
+    }
     assert flat == {path for path, _ in key_paths()}
     load_recipe(name)
     lines = text.splitlines()

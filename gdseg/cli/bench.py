@@ -41,5 +41,9 @@ def command(
     if as_json:
         print_json({p: dict(times) for p, times in rows.items()})
         return
-    table = [[p, what, f"{1000 * s:.1f} ms", f"{s / times[0][1]:.2f}"] for p, times in rows.items() for what, s in times]
+    table = [
+        [p, what, f"{1000 * s:.1f} ms", f"{s / times[0][1]:.2f}"]
+        for p, times in rows.items()
+        for what, s in times
+    ]
     print_table(f"gdseg bench on {chosen}", ["part", "what", "median", "ratio to the first"], table)

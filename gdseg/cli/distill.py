@@ -26,12 +26,18 @@ def command(
     recipe: o.RecipeOpt = None,
     teacher: Annotated[
         str | None,
-        typer.Option("--teacher", help="Teacher: a .safetensors file or a run; the last pretrained one.", rich_help_panel=o.TRAINING),
+        typer.Option(
+            "--teacher",
+            help="Teacher: a .safetensors file or a run; the last pretrained one.",
+            rich_help_panel=o.TRAINING,
+        ),
     ] = None,
     data: o.DataOpt = None,
     unlabelled: Annotated[
         list[str] | None,
-        typer.Option("--unlabelled", help="Folder of unlabelled images; may be given again.", rich_help_panel=o.DATA),
+        typer.Option(
+            "--unlabelled", help="Folder of unlabelled images; may be given again.", rich_help_panel=o.DATA
+        ),
     ] = None,
     unlabeled: Annotated[list[str] | None, typer.Option("--unlabeled", hidden=True)] = None,
     ratio: o.RatioOpt = None,
@@ -42,7 +48,9 @@ def command(
     precision: o.PrecisionOpt = None,
     device: o.DeviceOpt = "auto",
     out: o.OutOpt = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.", rich_help_panel=o.OUTPUT)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run.", rich_help_panel=o.OUTPUT)
+    ] = False,
     overwrite: o.OverwriteOpt = False,
     dry_run: o.DryRunOpt = False,
     as_json: o.JsonOpt = False,

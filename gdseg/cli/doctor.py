@@ -14,5 +14,9 @@ def command(as_json: o.JsonOpt = False, debug: o.DebugOpt = False) -> None:
     if as_json:
         print_json(facts)
         return
-    rows = [[f"{section}: {name}", str(value)] for section, values in facts.items() for name, value in values.items()]
+    rows = [
+        [f"{section}: {name}", str(value)]
+        for section, values in facts.items()
+        for name, value in values.items()
+    ]
     print_table("gdseg doctor", ["what", "found"], rows)

@@ -33,7 +33,9 @@ def command(
     precision: o.PrecisionOpt = None,
     device: o.DeviceOpt = "auto",
     out: o.OutOpt = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.", rich_help_panel=o.OUTPUT)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run.", rich_help_panel=o.OUTPUT)
+    ] = False,
     overwrite: o.OverwriteOpt = False,
     dry_run: o.DryRunOpt = False,
     as_json: o.JsonOpt = False,

@@ -18,7 +18,10 @@ NameArg = Annotated[str, typer.Argument(help="A name of `gdseg recipe list` or a
 @recipe_app.command("list")
 def list_(as_json: o.JsonOpt = False, debug: o.DebugOpt = False) -> None:
     """Names of the shipped recipes and their first line."""
-    lines = {name: find_recipe(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name in shipped_recipes()}
+    lines = {
+        name: find_recipe(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        for name in shipped_recipes()
+    }
     if as_json:
         print_json(lines)
         return
@@ -31,7 +34,9 @@ def list_(as_json: o.JsonOpt = False, debug: o.DebugOpt = False) -> None:
 def show(
     name: NameArg,
     overrides: o.OverridesArg = None,
-    resolved: Annotated[bool, typer.Option("--resolved", help="Every key with its value, not the file.")] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Every key with its value, not the file.")
+    ] = False,
     keys: Annotated[bool, typer.Option("--keys", help="Every key with what it means.")] = False,
     debug: o.DebugOpt = False,
 ) -> None:

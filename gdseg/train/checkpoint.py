@@ -20,7 +20,9 @@ from gdseg.models.checkpoint import write_with
 from gdseg.train.engine import Learner
 
 
-def save_state(path: Path, step: int, learner: Learner, networks: Mapping[str, nn.Module], best: dict[str, float]) -> None:
+def save_state(
+    path: Path, step: int, learner: Learner, networks: Mapping[str, nn.Module], best: dict[str, float]
+) -> None:
     """Write everything that `load_state` needs. Raises MachineError when the disk is full."""
     state = {
         "step": step,
@@ -32,7 +34,9 @@ def save_state(path: Path, step: int, learner: Learner, networks: Mapping[str, n
     write_with(path, lambda temporary: torch.save(state, temporary))
 
 
-def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) -> tuple[int, dict[str, float]]:
+def load_state(
+    path: Path, learner: Learner, networks: Mapping[str, nn.Module]
+) -> tuple[int, dict[str, float]]:
     """Restore networks, optimiser and scaler in place; return (steps done, best scores).
 
     Raises CheckpointError when the file is missing, unsafe, or of another architecture or optimiser.
@@ -46,7 +50,15 @@ def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) 
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scaler.load_state_dict(state["scaler"])
         return int(state["step"]), dict(state["best"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, TypeError, EOFError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        EOFError,
+        AttributeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         hint = "the recipe's model and optimiser keys must be those the run was started with"
         raise CheckpointError(f"cannot resume: {reason}", path, hint) from error

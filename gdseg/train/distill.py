@@ -29,7 +29,13 @@ from gdseg.train.start import objects_per_image, open_data, record_run
 
 
 def distill(
-    recipe: Recipe, run: Path, teacher_file: Path, device: torch.device, *, resume: bool = False, quiet: bool = False
+    recipe: Recipe,
+    run: Path,
+    teacher_file: Path,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Distil a student in `run` from the network in `teacher_file`; return the last metrics by role.
 
@@ -108,7 +114,9 @@ def load_teacher(file: Path, dataset: Dataset, device: torch.device) -> Network:
     return guide
 
 
-def build_student(recipe: Recipe, num_classes: int, guide: Network, *, load_weights: bool) -> SegmentationModel:
+def build_student(
+    recipe: Recipe, num_classes: int, guide: Network, *, load_weights: bool
+) -> SegmentationModel:
     """A student with its backbone's weights, or the teacher's weights if the recipe says so.
 
     Raises CheckpointError when it shall start from a teacher of another architecture.

@@ -16,6 +16,7 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from gdseg.device import amp_dtype
 from gdseg.losses.criterion import Criterion, check_finite
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
@@ -62,7 +63,12 @@ class Learner:
     """A network with its optimiser, criterion and precision."""
 
     def __init__(
-        self, model: SegmentationModel, recipe: Recipe, num_classes: int, total_steps: int, device: torch.device
+        self,
+        model: SegmentationModel,
+        recipe: Recipe,
+        num_classes: int,
+        total_steps: int,
+        device: torch.device,
     ) -> None:
         self.model = model
         self.train = recipe.train
@@ -112,7 +118,9 @@ class Learner:
 
 
 @torch.no_grad()
-def infer(model: SegmentationModel, images: Tensor, sizes: list[tuple[int, int]], dtype: torch.dtype) -> Outputs:
+def infer(
+    model: SegmentationModel, images: Tensor, sizes: list[tuple[int, int]], dtype: torch.dtype
+) -> Outputs:
     """Outputs of `model`, which must be in eval mode, under autocast to `dtype` (float32: none)."""
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         return cast(Outputs, model(images, sizes))
@@ -121,12 +129,3 @@ def infer(model: SegmentationModel, images: Tensor, sizes: list[tuple[int, int]]
 def seed_step(seed: int, step: int) -> None:
     """Seed every generator of torch for one step, so that the step is a function of (seed, step)."""
     torch.manual_seed(seed * _SEED_STRIDE + step)
-
-
-def amp_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The autocast dtype of a recipe's precision on `device`; float32 means no autocast."""
-    if precision == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

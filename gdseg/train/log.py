@@ -20,7 +20,9 @@ from gdseg.errors import MachineError
 class RunLog:
     """Writes the two jsonl files of `run` and talks to the terminal (stderr) unless `quiet`."""
 
-    def __init__(self, run: Path, total_steps: int, start_step: int, *, quiet: bool, tensorboard: bool) -> None:
+    def __init__(
+        self, run: Path, total_steps: int, start_step: int, *, quiet: bool, tensorboard: bool
+    ) -> None:
         self.run = run
         self.total_steps = total_steps
         self.quiet = quiet
@@ -35,7 +37,12 @@ class RunLog:
 
     def __enter__(self) -> RunLog:
         if self.console.is_terminal and not self.quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=self.console)
             self._task = self._bar.add_task("starting", total=self.total_steps, completed=self._start_step)
             self._bar.start()
@@ -62,7 +69,9 @@ class RunLog:
         speed = self._images / max(time.monotonic() - self._started, 1e-9)
         append_json(self.run / "metrics.jsonl", {"step": step, **values, "images_per_s": round(speed, 3)})
         if not self._bar:
-            self.say(f"step {step}/{self.total_steps}  {self._status(values['loss'])}  {self._left(step)} left")
+            self.say(
+                f"step {step}/{self.total_steps}  {self._status(values['loss'])}  {self._left(step)} left"
+            )
         self._to_board(step, {k: v for k, v in values.items() if isinstance(v, float)})
 
     def evaluation(self, step: int, role: str, metrics: dict[str, Any]) -> None:

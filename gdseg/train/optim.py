@@ -18,7 +18,13 @@ _NORMS = (
     nn.modules.instancenorm._InstanceNorm,
     nn.LocalResponseNorm,
 )
-_UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token", "reg_token")
+_UNDECAYED_NAMES = (
+    "relative_position_bias_table",
+    "absolute_pos_embed",
+    "pos_embed",
+    "cls_token",
+    "reg_token",
+)
 
 
 def build_optimizer(model: nn.Module, train: Train) -> AdamW:

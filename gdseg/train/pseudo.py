@@ -42,12 +42,13 @@ def pseudo_targets(output: LayerOutput, rule: Distill, softmax: bool) -> list[Ta
     if rule.boxes == "head" and output.boxes_cxcywh is not None:
         head_boxes = list(output.boxes_cxcywh.float())
     return [
-        _image_targets(*parts, rule)
-        for parts in zip(scores, labels, output.masks, head_boxes, strict=True)
+        _image_targets(*parts, rule) for parts in zip(scores, labels, output.masks, head_boxes, strict=True)
     ]
 
 
-def _image_targets(scores: Tensor, labels: Tensor, masks: Tensor, boxes: Tensor | None, rule: Distill) -> Targets:
+def _image_targets(
+    scores: Tensor, labels: Tensor, masks: Tensor, boxes: Tensor | None, rule: Distill
+) -> Targets:
     """scores, labels [Q]; masks [Q, h, w] logits; boxes [Q, 4] or None."""
     lowest = rule.ignore_threshold or rule.class_threshold
     candidates = (scores > lowest).nonzero()[:, 0]
@@ -58,7 +59,7 @@ def _image_targets(scores: Tensor, labels: Tensor, masks: Tensor, boxes: Tensor 
     mask_scores = (probabilities * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
     sized = areas > rule.min_area
-    keep = (scores > rule.class_threshold) & (mask_scores > rule.mask_threshold) & sized
+    keep = (scores > rule.class_threshold) & (mask_scores >= rule.mask_threshold) & sized
     quality = scores * mask_scores
     kept = keep.nonzero()[:, 0]
     if rule.max_instances and len(kept) > rule.max_instances:

@@ -45,7 +45,9 @@ class Session:
 
     def __enter__(self) -> Session:
         tensorboard = self.recipe.train.tensorboard
-        self.log = RunLog(self.run, self.total_steps, self.start_step, quiet=self.quiet, tensorboard=tensorboard)
+        self.log = RunLog(
+            self.run, self.total_steps, self.start_step, quiet=self.quiet, tensorboard=tensorboard
+        )
         self._began = time.monotonic()
         self._recent: list[dict[str, float]] = []
         self._old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -75,7 +77,9 @@ class Session:
             return None
         names = dict.fromkeys(name for entry in self._recent for name in entry)
         means = {name: _mean([e[name] for e in self._recent if name in e]) for name in names}
-        top = {k: means.pop(k) for k in ("loss", "grad_norm", "pseudo_per_image", "pseudo_score") if k in means}
+        top = {
+            k: means.pop(k) for k in ("loss", "grad_norm", "pseudo_per_image", "pseudo_score") if k in means
+        }
         lr = max(group["lr"] for group in self.learner.optimizer.param_groups)
         self.log.metrics(steps_done, {**top, "lr": lr, "losses": means})
         self._recent.clear()
@@ -101,7 +105,11 @@ class Session:
 
     def leave(self, steps_done: int) -> None:
         """Raise InterruptedRun; call it after `save` when `stop_signal` is set."""
-        verb = self.run.name.split("-")[0] if self.run.name.split("-")[0] in ("pretrain", "distill") else "pretrain"
+        verb = (
+            self.run.name.split("-")[0]
+            if self.run.name.split("-")[0] in ("pretrain", "distill")
+            else "pretrain"
+        )
         name = signal.Signals(self.stop_signal).name
         hint = f"go on with: gdseg {verb} --resume --out {self.run}"
         raise InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
@@ -117,7 +125,12 @@ class Session:
             _link(self._file(f"best-{role}.safetensors"), self._file("best.safetensors"))
 
     def _save(
-        self, model: SegmentationModel, role: str, step: int, path: Path, metrics: dict[str, float] | None = None
+        self,
+        model: SegmentationModel,
+        role: str,
+        step: int,
+        path: Path,
+        metrics: dict[str, float] | None = None,
     ) -> None:
         classes, ids = self.dataset.classes, self.dataset.category_ids
         scores = metrics or self.scores.get(role, {})

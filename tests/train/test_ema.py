@@ -29,7 +29,9 @@ def test_decay_zero_is_an_exact_copy():
     average, model = Mixed(), Mixed()
     model.ibuf += 7
     update_ema(average, model, 0.0)
-    assert all(torch.equal(a, b) for a, b in zip(average.tensors().values(), model.tensors().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(average.tensors().values(), model.tensors().values(), strict=True)
+    )
 
 
 def test_formula_in_float64_and_integers_copied():

@@ -13,7 +13,9 @@ class Tiny(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-        self.decoder = nn.ModuleDict({"linear": nn.Linear(4, 4), "norm": nn.LayerNorm(4), "embed": nn.Embedding(2, 4)})
+        self.decoder = nn.ModuleDict(
+            {"linear": nn.Linear(4, 4), "norm": nn.LayerNorm(4), "embed": nn.Embedding(2, 4)}
+        )
         self.decoder["tied"] = self.decoder["linear"]
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 

@@ -1,0 +1,222 @@
+"""Whole runs on tiny data: files, exact resume, the teacher's timeline, collapse, full disk."""
+
+import json
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gdseg.errors import CheckpointError, DataError, InterruptedRun, MachineError
+from gdseg.models.checkpoint import load_network
+from gdseg.models.model import build_model
+from gdseg.recipe import Distill
+from gdseg.runs import find_checkpoint, prepare_run
+from gdseg.train import checkpoint, distill as distill_module
+from gdseg.train.distill import Alarm, distill
+from gdseg.train.engine import Learner
+from gdseg.train.pretrain import pretrain
+
+CPU = torch.device("cpu")
+
+
+def start(run):
+    prepare_run(run, overwrite=False)
+    return run
+
+
+def log(run, name="metrics.jsonl"):
+    """Log entries without what depends on the clock."""
+    entries = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    return [{k: v for k, v in e.items() if k != "images_per_s"} for e in entries]
+
+
+def same_networks(run, other):
+    files = sorted(p.name for p in (run / "checkpoints").glob("last-*.safetensors"))
+    assert files == sorted(p.name for p in (other / "checkpoints").glob("last-*.safetensors"))
+    for name in files:
+        a, b = (load_file(r / "checkpoints" / name) for r in (run, other))
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+
+
+def interrupt_in(monkeypatch, step):
+    """Send SIGTERM during step number `step`, once."""
+    original, sent = Learner.step, []
+
+    def stepping(self, number, parts):
+        if number == step and not sent:
+            sent.append(True)
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, number, parts)
+
+    monkeypatch.setattr(Learner, "step", stepping)
+
+
+@pytest.fixture
+def teacher(tiny_recipe, tmp_path):
+    run = start(tmp_path / "teacher")
+    pretrain(tiny_recipe("maskdino", "train.steps=2"), run, CPU, quiet=True)
+    return find_checkpoint(run, "teacher")
+
+
+@pytest.mark.parametrize("decoder", ["maskdino", "mask2former"])
+def test_pretrain_leaves_a_complete_run(tiny_recipe, tmp_path, decoder):
+    run = start(tmp_path / "run")
+    scores = pretrain(tiny_recipe(decoder, "train.eval_every=2"), run, CPU, quiet=True)
+    assert {p.name for p in run.iterdir()} >= {
+        "recipe.yaml",
+        "run.json",
+        "split.json",
+        "metrics.jsonl",
+        "eval.jsonl",
+    }
+    about = json.loads((run / "run.json").read_text())
+    assert (about["verb"], about["labelled"]) == ("pretrain", 6)
+    assert [e["step"] for e in log(run)] == [1, 2, 3, 4]
+    assert [(e["step"], e["role"]) for e in log(run, "eval.jsonl")] == [(2, "teacher"), (4, "teacher")]
+    network = load_network(find_checkpoint(run, "teacher"))
+    assert network.metrics["mask_ap"] == pytest.approx(max(e["mask_ap"] for e in log(run, "eval.jsonl")))
+    assert set(scores) == {"teacher"}
+
+
+@pytest.mark.parametrize("decoder", ["maskdino", "mask2former"])
+def test_an_interrupted_pretrain_is_the_uninterrupted_one(tiny_recipe, tmp_path, monkeypatch, decoder):
+    recipe = tiny_recipe(decoder, "train.ema_decay=0.9")
+    whole, cut = start(tmp_path / "whole"), start(tmp_path / "cut")
+    pretrain(recipe, whole, CPU, quiet=True)
+    interrupt_in(monkeypatch, 1)
+    with pytest.raises(InterruptedRun, match="SIGTERM after step 2") as stopped:
+        pretrain(recipe, cut, CPU, quiet=True)
+    assert stopped.value.exit_code == 130
+    assert f"gdseg pretrain --resume --out {cut}" in str(stopped.value)
+    pretrain(recipe, cut, CPU, resume=True, quiet=True)
+    assert log(cut) == log(whole)  # losses equal to the last bit
+    same_networks(cut, whole)
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_an_interrupted_distill_is_the_uninterrupted_one(tiny_recipe, tmp_path, monkeypatch, teacher, step):
+    """Interrupted during burn-in and after it."""
+    recipe = tiny_recipe()
+    whole, cut = start(tmp_path / "whole"), start(tmp_path / "cut")
+    distill(recipe, whole, teacher, CPU, quiet=True)
+    interrupt_in(monkeypatch, step)
+    with pytest.raises(InterruptedRun):
+        distill(recipe, cut, teacher, CPU, quiet=True)
+    distill(recipe, cut, teacher, CPU, resume=True, quiet=True)
+    assert log(cut) == log(whole)
+    same_networks(cut, whole)
+
+
+def test_the_teacher_is_frozen_then_replaced_then_an_average(tiny_recipe, tmp_path, teacher, monkeypatch):
+    """arXiv 2308.02668 §3.2, with burn-in 2: which weights label at each step."""
+    recipe = tiny_recipe("maskdino", "distill.ema_decay=0.5", "distill.steps=5")
+    labelling, students = [], []
+
+    def watch(model, images, sizes, dtype):
+        labelling.append({k: v.clone() for k, v in model.state_dict().items()})
+        return infer(model, images, sizes, dtype)
+
+    def stepping(self, number, parts):
+        students.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        return step(self, number, parts)
+
+    infer, step = distill_module.infer, Learner.step
+    monkeypatch.setattr(distill_module, "infer", watch)
+    monkeypatch.setattr(Learner, "step", stepping)
+    distill(recipe, start(tmp_path / "run"), teacher, CPU, quiet=True)
+    guide = load_file(teacher)
+    expected = students[2]
+    for number, used in enumerate(labelling):
+        if number > 2:
+            expected = {k: 0.5 * v + 0.5 * students[number][k] if v.is_floating_point() else students[number][k]
+                        for k, v in expected.items()}  # fmt: skip
+        for key, value in used.items():
+            torch.testing.assert_close(
+                value, guide[key] if number < 2 else expected[key], rtol=1e-5, atol=1e-6
+            )
+
+
+def test_the_student_learns_without_any_pseudo_label_and_the_alarm_says_so(
+    tiny_recipe, tmp_path, teacher, capsys
+):
+    recipe = tiny_recipe("maskdino", "distill.class_threshold=1.0", "distill.steps=2")
+    run = start(tmp_path / "run")
+    distill(recipe, run, teacher, CPU)
+    entries = log(run)
+    assert [e["pseudo_per_image"] for e in entries] == [0, 0]
+    assert entries[0]["losses"]["mask_unlabelled"] == 0
+    assert entries[0]["losses"]["class_unlabelled"] > 0
+    assert "pseudo-labels an image" in capsys.readouterr().err
+
+
+def test_the_alarm_speaks_once_for_each_way():
+    alarm = Alarm(Distill(alarm_low=0.1, alarm_high=5), labelled_per_image=10)
+    said = [alarm.check(i, n) for i, n in enumerate([10, 0.5, 0.2, 10, 60, 70])]
+    assert [s is not None for s in said] == [False, True, False, False, True, False]
+
+
+def test_other_classes_are_refused(tiny_recipe, tmp_path, teacher, tiny_data):
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_data, other)
+    for file in (other / "annotations").iterdir():
+        file.write_text(file.read_text().replace('"disc"', '"dot"'))
+    with pytest.raises(CheckpointError, match=r"the teacher knows 7 classes \(disc"):
+        distill(
+            tiny_recipe("maskdino", f"data.root={other}"), start(tmp_path / "run"), teacher, CPU, quiet=True
+        )
+
+
+def test_a_teacher_of_another_architecture_guides_but_cannot_be_copied(tiny_recipe, tmp_path, teacher):
+    distill(tiny_recipe("mask2former", "distill.steps=3"), start(tmp_path / "run"), teacher, CPU, quiet=True)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        recipe = tiny_recipe("mask2former", "distill.student_init=teacher")
+        distill(recipe, start(tmp_path / "other"), teacher, CPU, quiet=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tiny_recipe, tmp_path, monkeypatch):
+    run = start(tmp_path / "run")
+    recipe = tiny_recipe("maskdino", "train.save_every=2")
+    saved, real = [], torch.save
+
+    def save(state, path):
+        if saved:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        saved.append(path)
+        real(state, path)
+
+    monkeypatch.setattr(checkpoint.torch, "save", save)
+    with pytest.raises(MachineError, match="No space left") as full:
+        pretrain(recipe, run, CPU, quiet=True)
+    assert full.value.exit_code == 5
+    assert not list((run / "checkpoints").glob("*.tmp"))
+    monkeypatch.undo()
+    pretrain(recipe, run, CPU, resume=True, quiet=True)  # goes on from step 2
+    assert [e["step"] for e in log(run)] == [1, 2, 3, 4]
+
+
+def test_resume_refuses_what_is_no_state(tiny_recipe, tmp_path, teacher):
+    run = teacher.parents[1]
+    state = run / "checkpoints" / "last.state.pt"
+    state.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot resume"):
+        pretrain(tiny_recipe(), run, CPU, resume=True, quiet=True)
+    state.unlink()
+    with pytest.raises(CheckpointError, match="nothing to resume from"):
+        pretrain(tiny_recipe(), run, CPU, resume=True, quiet=True)
+
+
+def test_a_ratio_that_leaves_no_image(tiny_recipe, tmp_path):
+    with pytest.raises(DataError, match="leaves none"):
+        pretrain(tiny_recipe("maskdino", "data.ratio=0.01"), start(tmp_path / "run"), CPU, quiet=True)
+
+
+def test_same_seed_same_model(tiny_recipe):
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        weights.append(build_model(tiny_recipe(), 7).state_dict())
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
