@@ -90,14 +90,19 @@ class Golden:
         recipe.task = "panoptic" if test["PANOPTIC_ON"] else "instance" if test["INSTANCE_ON"] else "semantic"
         post = recipe.postprocess
         post.max_detections = self.manifest["cfg_test_detections_per_image"]
-        post.object_threshold, post.overlap_threshold = test["OBJECT_MASK_THRESHOLD"], test["OVERLAP_THRESHOLD"]
+        post.object_threshold, post.overlap_threshold = (
+            test["OBJECT_MASK_THRESHOLD"],
+            test["OVERLAP_THRESHOLD"],
+        )
         post.boxes = "head" if dino else "mask"
         return recipe
 
     def _dino(self, decoder, dino) -> None:
         decoder.layers, decoder.two_stage = dino["DEC_LAYERS"], dino["TWO_STAGE"]
         decoder.initial_prediction, decoder.learned_content = dino["INITIAL_PRED"], dino["LEARN_TGT"]
-        decoder.box_init = {"no": "none", "mask2box": "mask_to_box", "bitmask": "exact"}[dino["INITIALIZE_BOX_TYPE"]]
+        decoder.box_init = {"no": "none", "mask2box": "mask_to_box", "bitmask": "exact"}[
+            dino["INITIALIZE_BOX_TYPE"]
+        ]
         decoder.denoising = {"no": "none", "standard": "box", "seg": "mask"}[dino["DN"]]
         decoder.denoising_queries, decoder.box_noise = dino["DN_NUM"], dino["DN_NOISE_SCALE"]
         decoder.label_flip = dino["DN_NOISE_SCALE"] * 0.5
