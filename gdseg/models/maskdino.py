@@ -7,6 +7,7 @@ K class logits, H W pixels at stride 4.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -103,6 +104,9 @@ class MaskDINODecoder(nn.Module):
         init_transformer(self.layers)
         nn.init.zeros_(self.bbox_embed.layers[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.bbox_embed.layers[-1].bias)  # type: ignore[arg-type]
+        prior = self.options.class_prior
+        if prior and self.options.class_loss == "focal":
+            nn.init.constant_(self.class_embed.bias, math.log(prior / (1 - prior)))
 
     def forward(
         self, pyramid: Pyramid, targets: list[Targets] | None = None, draws: Draws | None = None

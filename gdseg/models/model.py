@@ -29,6 +29,8 @@ class SegmentationModel(nn.Module):
     def __init__(self, recipe: Recipe, num_classes: int, load_weights: bool = True) -> None:
         super().__init__()
         self.backbone = Backbone(recipe.backbone, load_weights)
+        if recipe.backbone.channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
         self.pixel_decoder = PixelDecoder(recipe.pixel_decoder, self.backbone.channels)
         kind = MaskDINODecoder if recipe.decoder.kind == "maskdino" else Mask2FormerDecoder
         width, masks = recipe.pixel_decoder.channels, recipe.pixel_decoder.mask_channels
