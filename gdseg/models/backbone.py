@@ -29,7 +29,6 @@ _ANY_SIZE: dict[str, dict[str, Any]] = {
     "vision_transformer": {"dynamic_img_size": True},
     "eva": {"dynamic_img_size": True},
     "deit": {"dynamic_img_size": True},
-    "beit": {"dynamic_img_size": True},
 }
 # families whose maps come out of a residual stream that nothing has normalised
 _NORMED_OUTPUTS = ("swin_transformer", "convnext")
@@ -61,7 +60,13 @@ class Backbone(nn.Module):
             for c in widths
             if family.startswith(_NORMED_OUTPUTS)
         )
-        self._freeze(options.freeze_stages)
+        if options.freeze_stages:
+            self._freeze(options.freeze_stages)
+        if self.frozen_norm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.requires_grad_(False)
+        self.train()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images [B, C, H, W], normalised, H and W multiples of 32."""
@@ -85,19 +90,8 @@ class Backbone(nn.Module):
         return self.frozen_norm or (norm.weight is not None and not norm.weight.requires_grad)
 
     def _freeze(self, stages: int) -> None:
-        if self.frozen_norm:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.requires_grad_(False)
+        """Fix the first parameters: all before res2's (1), or to the end of res2..res5 (2..5; ViT: quarters)."""
         names = [name for name, _ in self.body.named_parameters()]
-        first, ends = self._stage_ends(names)
-        last = ([first - 1, *ends])[stages - 1] if stages else -1
-        for parameter in list(self.body.parameters())[: last + 1]:
-            parameter.requires_grad_(False)
-        self.train(self.training)
-
-    def _stage_ends(self, names: list[str]) -> tuple[int, list[int]]:
-        """Index of res2's first parameter, and of the last one of res2..res5 (a ViT: of each quarter)."""
         if self.pyramid is None:
             info: Any = self.body.feature_info
             modules = info.module_name()
@@ -106,12 +100,12 @@ class Backbone(nn.Module):
             depth = 1 + max(int(name.split(".")[2]) for name in names if name.startswith("model.blocks."))
             modules = [f"model.blocks.{depth * (i + 1) // 4 - 1}" for i in range(4)]
             first = "model.blocks.0"
-        flat = [name.replace(".", "_") for name in names]
-        spans = [
-            [i for i, name in enumerate(flat) if name.startswith(module.replace(".", "_") + "_")]
-            for module in (first, *modules)
-        ]
-        return spans[0][0], [span[-1] for span in spans[1:]]
+        wanted = (first if stages == 1 else modules[stages - 2]).replace(".", "_") + "_"
+        own = [i for i, name in enumerate(names) if name.replace(".", "_").startswith(wanted)]
+        if not own:
+            raise RecipeError("backbone.freeze_stages: this network does not name its stages")
+        for parameter in list(self.body.parameters())[: own[0] if stages == 1 else own[-1] + 1]:
+            parameter.requires_grad_(False)
 
 
 class SimplePyramid(nn.Module):
@@ -171,6 +165,8 @@ def _create(options: Options, family: str, pretrained: bool) -> nn.Module:
         if pretrained:
             raise CheckpointError(f"timm gave no weights for {options.name}: {error}") from error
         raise RecipeError(f"backbone.name: {options.name} cannot be used: {error}") from error
+    if getattr(body, "pretrained_cfg", {}).get("fixed_input_size") and family not in _ANY_SIZE:
+        raise RecipeError(f"backbone.name: {options.name} takes images of one size only")
     if options.checkpointing:
         target: Any = body if hasattr(body, "set_grad_checkpointing") else body.model
         target.set_grad_checkpointing(True)

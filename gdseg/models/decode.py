@@ -1,8 +1,9 @@
-"""From `Outputs` to `Predictions` at each image's original size, in bounded memory. Called by train, eval, predict.
+"""From `Outputs` to `Predictions` at each image's original size, in bounded memory.
 
-The rules are those of official Mask2Former (MIT) and Mask DINO (Apache-2.0) inference: masks are enlarged to
-the padded canvas, cropped to the image and resized to its size on disk, bilinearly, a few at a time. Panoptic
-and semantic maps are in `decode_maps.py`. Letters: Q queries, K class logits, C classes, N instances, H W pixels.
+Called by train, eval and predict. The rules are those of official Mask2Former (MIT) and Mask DINO
+(Apache-2.0): masks are enlarged to the padded canvas, cropped to the image and resized to its size on disk,
+bilinearly, a few at a time. Panoptic and semantic maps are in `decode_maps.py`.
+Letters: Q queries, K class logits, C classes, N instances, H W pixels.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def decode(
 ) -> list[Predictions]:
     """One `Predictions` an image of `batch`, on the CPU, made of the final layer's output.
 
-    recipe.task instance fills labels, scores, boxes and RLEs; panoptic, these for thing classes and the segment
-    map; semantic, the label map alone. things: which of the `num_classes` are things (None: all).
+    recipe.task instance fills labels, scores, boxes and RLEs; panoptic, these for thing classes and the
+    segment map; semantic, the label map alone. things: which of the `num_classes` are things (None: all).
     """
     final = outputs.final
     assert final.masks is not None
@@ -72,7 +73,7 @@ def _instances(
     query, labels = index // scores_QC.shape[1], index % scores_QC.shape[1]
     if wanted is not None:
         scores, query, labels = (value[wanted[labels]] for value in (scores, query, labels))
-    used, place = query.unique(return_inverse=True)
+    used, place = torch.unique(query, return_inverse=True)
     quality, boxes, rles = _mask_facts(masks[used], canvas)
     if boxes_cxcywh is not None:
         boxes = canvas.restore_boxes(boxes_cxcywh[used])
@@ -92,10 +93,10 @@ def _instances(
 
 
 def _mask_facts(masks: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
-    """Of mask logits [N, h, w]: mean probability inside [N] (0: empty), tight boxes in pixels [N, 4], RLEs."""
+    """Of mask logits [N, h, w]: mean probability inside [N] (0: empty), tight boxes in pixels, RLEs."""
     quality, boxes = [masks.new_zeros(0, dtype=torch.float32)], [masks.new_zeros(0, 4, dtype=torch.float32)]
     rles: list[dict[str, Any]] = []
-    for part in masks.split(canvas.chunk):
+    for part in torch.split(masks, canvas.chunk):
         logits = canvas.restore(part)
         inside = logits > 0
         total = logits.sigmoid_().mul_(inside).flatten(1).sum(1)

@@ -1,7 +1,8 @@
 """Panoptic and semantic maps from query masks, a few queries at a time (Mask2Former §3, MaskFormer §3.4).
 
-Called by `decode.py`. Rules of official Mask2Former (MIT) and Mask DINO (Apache-2.0), whose sigmoid scores are
-sharpened by a softmax with a temperature. Letters: Q queries, K class logits, C classes, N kept queries, H W pixels.
+Called by `decode.py`. Rules of official Mask2Former (MIT) and Mask DINO (Apache-2.0), whose sigmoid scores
+are sharpened by a softmax with a temperature.
+Letters: Q queries, K class logits, C classes, N kept queries, H W pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _CHUNK_BYTES = 64 * 2**20  # of one float32 tensor; a few such live at a time
 
 @dataclass(frozen=True)
 class Canvas:
-    """How an image lies in the padded canvas: (height, width) of the canvas, of the image in it, and on disk."""
+    """(height, width) of the padded canvas, of the image in its top left corner, and of the image on disk."""
 
     padded: Size
     size: Size
@@ -62,14 +63,14 @@ def _resize(maps: Tensor, size: Size) -> Tensor:
 
 
 def semantic_map(logits_QK: Tensor, masks: Tensor, canvas: Canvas, recipe: Recipe) -> Tensor:
-    """Label of each pixel, int64 [H, W] on the CPU: the class whose masks, weighted by its scores, sum highest."""
+    """Label of each pixel, int64 [H, W] on the CPU: the class whose score-weighted masks sum highest."""
     scores_QC = logits_QK.softmax(-1)[:, :-1] if recipe.softmax_classes else _sharpened(logits_QK, recipe)
     best = masks.new_full(canvas.original, -1.0, dtype=torch.float32)
     labels = torch.zeros(canvas.original, dtype=torch.int64, device=masks.device)
     for first in range(0, scores_QC.shape[1], canvas.chunk):
         chosen = scores_QC[:, first : first + canvas.chunk]
         total = masks.new_zeros(chosen.shape[1], *canvas.padded, dtype=torch.float32)
-        for part, weight in zip(masks.split(canvas.chunk), chosen.split(canvas.chunk), strict=True):
+        for part, weight in zip(*(torch.split(x, canvas.chunk) for x in (masks, chosen)), strict=True):
             total += torch.einsum("qc,qhw->chw", weight, canvas.enlarge(part).sigmoid())
         value, index = canvas.finish(total).max(0)
         labels = torch.where(value > best, index + first, labels)
@@ -120,7 +121,7 @@ def _sharpened(logits_QK: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _owners(masks: Tensor, scores: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of N queries wins each pixel, int64 [H, W]; whether the pixel is in its mask; areas of all masks [N]."""
+    """Which of N queries wins each pixel, int64 [H, W]; if its mask covers the pixel; all masks' areas [N]."""
     best = masks.new_full(canvas.original, -1.0, dtype=torch.float32)
     owner = torch.zeros(canvas.original, dtype=torch.int64, device=masks.device)
     inside = torch.zeros(canvas.original, dtype=torch.bool, device=masks.device)

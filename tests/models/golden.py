@@ -1,4 +1,4 @@
-"""Replays the golden vectors of the official code: its weights, images, targets and draws, under our names."""
+"""Replays the golden vectors: the official code's weights, images, targets and draws, under our names."""
 
 import hashlib
 import importlib.util
@@ -16,34 +16,33 @@ from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe
 from gdseg.structures import Targets
 
-# official name -> ours, first match; names that match nothing are aliases or belong to the criterion
+# official name -> ours, first match; names that match nothing belong to the criterion
+_RES, _PIXEL, _PREDICTOR = (
+    r"^backbone\.res(\d)\.(\d+)\.",
+    r"^sem_seg_head\.pixel_decoder\.",
+    r"^sem_seg_head\.predictor\.",
+)
 NAMES = [
     (r"^backbone\.stem\.conv1\.norm\.", "backbone.body.bn1."),
-    (r"^backbone\.stem\.conv1\.", "backbone.body.conv1."),
-    (r"^backbone\.res(\d)\.(\d+)\.shortcut\.norm\.", lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.downsample.1."),
-    (r"^backbone\.res(\d)\.(\d+)\.shortcut\.", lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.downsample.0."),
-    (r"^backbone\.res(\d)\.(\d+)\.conv(\d)\.norm\.", lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}."),
-    (r"^backbone\.res(\d)\.(\d+)\.conv(\d)\.", lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.conv{m[3]}."),
-    (r"^sem_seg_head\.pixel_decoder\.adapter_1\.norm\.", "pixel_decoder.lateral.0.1."),
-    (r"^sem_seg_head\.pixel_decoder\.adapter_1\.", "pixel_decoder.lateral.0.0."),
-    (r"^sem_seg_head\.pixel_decoder\.layer_1\.norm\.", "pixel_decoder.output.0.1."),
-    (r"^sem_seg_head\.pixel_decoder\.layer_1\.", "pixel_decoder.output.0.0."),
-    (r"^sem_seg_head\.pixel_decoder\.transformer\.(encoder\.)?", "pixel_decoder."),
-    (r"^sem_seg_head\.pixel_decoder\.", "pixel_decoder."),
-    (r"^sem_seg_head\.predictor\.transformer_self_attention_layers\.(\d+)\.norm\.", r"decoder.layers.\1.norm2."),
-    (r"^sem_seg_head\.predictor\.transformer_self_attention_layers\.", "decoder.layers."),
-    (r"^sem_seg_head\.predictor\.transformer_cross_attention_layers\.(\d+)\.norm\.", r"decoder.layers.\1.norm1."),
-    (
-        r"^sem_seg_head\.predictor\.transformer_cross_attention_layers\.(\d+)\.multihead_attn\.",
-        r"decoder.layers.\1.cross_attn.",
-    ),
-    (r"^sem_seg_head\.predictor\.transformer_ffn_layers\.(\d+)\.norm\.", r"decoder.layers.\1.norm3."),
-    (r"^sem_seg_head\.predictor\.transformer_ffn_layers\.", "decoder.layers."),
-    (r"^sem_seg_head\.predictor\.decoder_norm\.", "decoder.norm."),
-    (r"^sem_seg_head\.predictor\.decoder\.bbox_embed\.0\.", "decoder.bbox_embed."),
-    (r"^sem_seg_head\.predictor\.decoder\.(layers|ref_point_head)\.", r"decoder.\1."),
-    (r"^sem_seg_head\.predictor\.", "decoder."),
-]  # fmt: skip
+    (r"^backbone\.stem\.", "backbone.body."),
+    (_RES + r"shortcut\.norm\.", r"backbone.body.layer<\1>.\2.downsample.1."),
+    (_RES + r"shortcut\.", r"backbone.body.layer<\1>.\2.downsample.0."),
+    (_RES + r"conv(\d)\.norm\.", r"backbone.body.layer<\1>.\2.bn\3."),
+    (_RES, r"backbone.body.layer<\1>.\2."),
+    (_PIXEL + r"adapter_1\.norm\.", "pixel_decoder.lateral.0.1."),
+    (_PIXEL + r"adapter_1\.", "pixel_decoder.lateral.0.0."),
+    (_PIXEL + r"layer_1\.norm\.", "pixel_decoder.output.0.1."),
+    (_PIXEL + r"layer_1\.", "pixel_decoder.output.0.0."),
+    (_PIXEL + r"(transformer\.)?(encoder\.)?", "pixel_decoder."),
+    (_PREDICTOR + r"transformer_cross_attention_layers\.(\d+)\.norm\.", r"decoder.layers.\1.norm1."),
+    (_PREDICTOR + r"transformer_self_attention_layers\.(\d+)\.norm\.", r"decoder.layers.\1.norm2."),
+    (_PREDICTOR + r"transformer_ffn_layers\.(\d+)\.norm\.", r"decoder.layers.\1.norm3."),
+    (_PREDICTOR + r"transformer_\w+_layers\.(\d+)\.multihead_attn\.", r"decoder.layers.\1.cross_attn."),
+    (_PREDICTOR + r"transformer_\w+_layers\.", "decoder.layers."),
+    (_PREDICTOR + r"decoder_norm\.", "decoder.norm."),
+    (_PREDICTOR + r"decoder\.bbox_embed\.0\.", "decoder.bbox_embed."),
+    (_PREDICTOR + r"(decoder\.)?", "decoder."),
+]
 
 
 def our_name(official: str) -> str | None:
@@ -51,7 +50,7 @@ def our_name(official: str) -> str | None:
     for pattern, replacement in NAMES:
         name, count = re.subn(pattern, replacement, official)
         if count:
-            return name
+            return re.sub(r"<(\d)>", lambda stage: str(int(stage[1]) - 1), name)
     return None
 
 
@@ -109,7 +108,7 @@ class Golden:
         decoder.class_loss = "softmax" if dino["SEMANTIC_CE_LOSS"] else "focal"
 
     def model(self) -> SegmentationModel:
-        """Our model with the official weights; asserts that they are the official ones and all find a place."""
+        """Our model with the official weights; asserts that they are those and all find a place."""
         items = [(e["key"], e["shape"], e["alias_of"]) for e in self.manifest["state_dict"]]
         arrays = self.official.fill_state_dict(items, self.seed, self.manifest["family"], self.manifest["mf"])
         digest = hashlib.sha256(b"".join(arrays[key].tobytes() for key in sorted(arrays))).hexdigest()
