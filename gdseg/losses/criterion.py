@@ -137,44 +137,38 @@ class Criterion:
         share_LBQ = torch.where(classes_LBQ == self.num_classes, loss.no_object, 1.0)
         if counted_LBQ is not None:
             share_LBQ = share_LBQ * counted_LBQ
-        values = F.cross_entropy(logits_LBQK.flatten(0, 2), classes_LBQ.flatten(), reduction="none").view(
-            L, B, Q
-        )
+        values = F.cross_entropy(logits_LBQK.movedim(-1, 1), classes_LBQ, reduction="none")
         total = share_LBQ.sum((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
         return (values * weights_LBQ * share_LBQ).sum((1, 2)) / total
 
     def _mask_losses(self, layers: Layers, truth: Truth, pairs: Pairs, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and dice of each pair at its own points: float32 [L, R] each."""
-        L, R, P = len(layers.names), len(pairs), self.recipe.loss.points
-        rows = [
-            masks[pairs.images, query_R] for masks, query_R in zip(layers.masks, pairs.queries, strict=True)
-        ]
-        logits_LRHW = torch.stack(rows).float()
-        points_LRP2 = self._points(logits_LRHW, layers.names, draws)
-        labels_LRP, certain_LRP = _truth_at(truth, pairs, points_LRP2)
-        logits_LRP = sample_logits(logits_LRHW.flatten(0, 1)[:, None], points_LRP2.flatten(0, 1)).view(
-            L, R, P
-        )
-        return terms.point_entropy(logits_LRP, labels_LRP, certain_LRP), terms.dice(
-            logits_LRP, labels_LRP, certain_LRP
-        )
+        """Cross-entropy and dice of each pair at its own points: float32 [L, R] each.
 
-    @torch.no_grad()
-    def _points(self, logits_LRHW: Tensor, names: list[str], draws: Draws) -> Tensor:
-        """Points [L, R, P, 2]: the share `importance` chosen by uncertainty, the others at random."""
-        loss = self.recipe.loss
-        R, device = logits_LRHW.shape[1], logits_LRHW.device
+        As many layers at once as fit in memory; what autograd keeps is R (h w + 6 points) floats a layer.
+        """
+        R, P, L = len(pairs), self.recipe.loss.points, len(layers.names)
+        floats = 6 * int(self.recipe.loss.oversample * P) * max(1, R)
+        size = max(1, floats_at_once(layers.logits.device) // floats)
+        entropy, dice = [], []
+        for part in (slice(i, i + size) for i in range(0, L, size)):
+            chosen = zip(layers.masks[part], pairs.queries[part], strict=True)
+            logits_LRHW = torch.stack([masks[pairs.images, query_R] for masks, query_R in chosen]).float()
+            logits_RHW = logits_LRHW.flatten(0, 1)
+            points_RP2 = self._points(logits_RHW, layers.names[part], draws)
+            points_LRP2 = points_RP2.view(len(logits_LRHW), R, P, 2)
+            labels_LRP, certain_LRP = _truth_at(truth, pairs.counts, pairs.targets[part], points_LRP2)
+            logits_LRP = sample_logits(logits_RHW[:, None], points_RP2).view(labels_LRP.shape)
+            entropy.append(terms.point_entropy(logits_LRP, labels_LRP, certain_LRP))
+            dice.append(terms.dice(logits_LRP, labels_LRP, certain_LRP))
+        return torch.cat(entropy), torch.cat(dice)
+
+    def _points(self, logits_RHW: Tensor, names: list[str], draws: Draws) -> Tensor:
+        """Points of the rows of `names`' layers: the share `importance` by uncertainty, others at random."""
+        loss, device, rows = self.recipe.loss, logits_RHW.device, len(logits_RHW) // len(names)
         keep, drawn = int(loss.importance * loss.points), int(loss.oversample * loss.points)
-        size = max(1, floats_at_once(device) // (max(1, R) * drawn * 6))
-        chunks = []
-        for i in range(0, len(names), size):
-            over_LRS2 = draws.rand("over", names[i : i + size], (R, drawn, 2), device)
-            random_LRK2 = draws.rand("rand", names[i : i + size], (R, loss.points - keep, 2), device)
-            logits_RHW = logits_LRHW[i : i + size].flatten(0, 1)
-            chunks.append(
-                uncertain_points(logits_RHW, over_LRS2.flatten(0, 1), random_LRK2.flatten(0, 1), keep)
-            )
-        return torch.cat(chunks).view(len(names), R, loss.points, 2)
+        over_LRS2 = draws.rand("over", names, (rows, drawn, 2), device)
+        random_LRK2 = draws.rand("rand", names, (rows, loss.points - keep, 2), device)
+        return uncertain_points(logits_RHW, over_LRS2.flatten(0, 1), random_LRK2.flatten(0, 1), keep)
 
     @torch.no_grad()
     def _counted(self, layers: Layers, truth: Truth, pairs: Pairs) -> Tensor:
@@ -199,16 +193,16 @@ def _shrunk(region_HW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def _truth_at(truth: Truth, pairs: Pairs, points_LRP2: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Each pair's target mask, and which points count (None: all), at its points: float32 [L, R, P]."""
-    parts = [torch.split(rows, pairs.counts, dim=1) for rows in (pairs.targets, points_LRP2)]
-    split = list(zip(*parts, strict=True))
-    labels = [sample_masks(masks, *part) for masks, part in zip(truth.masks, split, strict=True)]
+def _truth_at(
+    truth: Truth, counts: list[int], targets_LR: Tensor, points_LRP2: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Each pair's target mask at its points, and which of them count (None: all): float32 [L, R, P]."""
+    points = torch.split(points_LRP2, counts, dim=1)
+    parts = zip(truth.masks, torch.split(targets_LR, counts, dim=1), points, strict=True)
+    labels_LRP = torch.cat([sample_masks(*part) for part in parts], 1)
     if not truth.has_ignore:
-        return torch.cat(labels, 1), None
-    return torch.cat(labels, 1), torch.cat(
-        [truth.certain(b, points) for b, (_, points) in enumerate(split)], 1
-    )
+        return labels_LRP, None
+    return labels_LRP, torch.cat([truth.certain(b, points_b) for b, points_b in enumerate(points)], 1)
 
 
 def _box_losses(boxes_LBQ4: Tensor, truth: Truth, pairs: Pairs) -> tuple[Tensor, Tensor]:

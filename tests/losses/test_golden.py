@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gdseg.draws import Draws
+from gdseg.losses import criterion as criterion_module
 from gdseg.losses import matcher
 from gdseg.losses import truth as truth_module
 from gdseg.losses.boxes import cxcywh_to_xyxy, giou, masks_to_boxes_cxcywh
@@ -133,7 +134,9 @@ def _our_name(official: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_losses_and_gradients(golden, name, case):
+@pytest.mark.parametrize("chunk", [1, 2**22])
+def test_losses_and_gradients(golden, name, case, chunk, monkeypatch):
+    monkeypatch.setattr(criterion_module, "floats_at_once", lambda device: chunk)
     golden_case = Case(golden, name, case)
     classes = golden_case.expected["num_classes"]
     criterion = Criterion(golden_case.recipe, classes, things=[c < 80 for c in range(classes)])
