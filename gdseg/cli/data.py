@@ -33,7 +33,7 @@ INSPECT_HELP = """Count what a data set holds and list everything wrong with it 
 
   gdseg data inspect my-data/ --json > report.json
 """
-SPLIT_HELP = """Choose the labelled images and save their ids. Of one seed, smaller splits are part of larger ones.
+SPLIT_HELP = """Choose the labelled images and save their ids; a smaller ratio is part of a larger one.
 
 [bold]Examples[/bold]
 

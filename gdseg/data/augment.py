@@ -13,8 +13,8 @@ from torch import Tensor
 from gdseg.data.colour import apply_colour, draw_ssd, strong_view
 from gdseg.data.geometry import Geometry, as_masks, draw_geometry, test_geometry, warp_image, warp_mask
 from gdseg.data.images import read_image
-from gdseg.data.rle import tight_boxes
 from gdseg.errors import DataError
+from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.recipe import Recipe
 from gdseg.structures import Record, Sample, Targets
 
@@ -69,4 +69,4 @@ def build_targets(record: Record, geometry: Geometry) -> Targets | None:
     keep = masks.flatten(1).any(1)
     masks, labels = masks[keep], labels[keep]
     ignore = as_masks([warp_mask(a, geometry) for a in crowds], geometry.canvas).any(0) if crowds else None
-    return Targets(labels, masks, tight_boxes(masks), torch.ones(len(labels)), ignore)
+    return Targets(labels, masks, masks_to_boxes_cxcywh(masks), torch.ones(len(labels)), ignore)

@@ -1,8 +1,7 @@
 """Reading image files: any common format to a [C, H, W] tensor in raw units, or one DataError.
 
-Pillow decodes everything but 16-bit colour PNG, which it would squash to 8 bits (torchvision reads
-that). EXIF orientation is applied. Called by data/augment.py for training and evaluation, and by
-predict for the user's own files.
+Pillow decodes (colour PNGs of 16 bits, which it would squash to 8, in two passes). EXIF orientation
+is applied. Called by data/augment.py for training and evaluation, and by predict.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from gdseg.data.rle import MAX_PIXELS
@@ -113,15 +112,21 @@ def _is_colour_png16(path: Path) -> bool:
     return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10" and head[25:26] in (b"\x02", b"\x06")
 
 
-def _read_png16(path: Path) -> NDArray[np.float32]:
-    from torchvision.io import ImageReadMode, decode_image
+def _read_png16(path: Path) -> NDArray[np.generic]:
+    """[H, W, bands] float32: Pillow keeps one byte of two, so the file is decoded once for each byte.
 
-    with Image.open(path):  # refuses an image that is too large
-        data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-    array: NDArray[np.float32] = (
-        decode_image(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy().astype(np.float32)
-    )
-    return array
+    (torchvision's decoder would do it at once, but a corrupt file can crash the process in it.)
+    """
+    high, low = (_upright_bytes(path, order) for order in ("B", "L"))
+    return high.astype(np.float32) * 256 + low.astype(np.float32)
+
+
+def _upright_bytes(path: Path, order: str) -> NDArray[np.generic]:
+    with Image.open(path) as file:
+        assert isinstance(file, ImageFile.ImageFile)
+        # "RGB;16B" takes the first byte of each big-endian value, "RGB;16L" the second
+        file.tile = [tile._replace(args=f"{file.mode};16{order}") for tile in file.tile]
+        return _upright_array(file, None)
 
 
 def _fit_channels(array: NDArray[np.generic], in_channels: int, path: Path) -> NDArray[np.generic]:

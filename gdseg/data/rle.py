@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -143,24 +142,6 @@ def to_rle(mask: Tensor | NDArray[Any]) -> dict[str, Any]:
     array = mask.cpu().numpy() if isinstance(mask, Tensor) else mask
     rle = coco_mask.encode(np.asfortranarray(array.astype(np.uint8)))
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode()}
-
-
-def tight_boxes(masks: Tensor) -> Tensor:
-    """Tight boxes (cx, cy, w, h) in 0..1 of the canvas, float32 [N, 4], of masks bool [N, H, W].
-
-    A box encloses its pixels whole (one pixel has width 1 / W); an empty mask gets zeros.
-    """
-    n, height, width = masks.shape
-    if not n:
-        return torch.zeros(0, 4, device=masks.device)
-    sides = []
-    for hit, size in ((masks.any(1), width), (masks.any(2), height)):
-        low = hit.int().argmax(1)
-        high = size - hit.flip(1).int().argmax(1)
-        sides.append((low / size, torch.where(hit.any(1), high, low) / size))
-    (x0, x1), (y0, y1) = sides
-    boxes = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=1)
-    return boxes.float()
 
 
 def shorten(value: object, limit: int = 60) -> str:
