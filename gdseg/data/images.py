@@ -68,7 +68,7 @@ def read_image(path: Path, in_channels: int = 3) -> Tensor:
             array = _read_png16(path) if _is_colour_png16(path) else _read_pillow(path, in_channels)
     except Exception as error:  # a decoder fed with untrusted bytes may raise anything
         raise _unreadable(path, error) from error
-    return torch.from_numpy(np.ascontiguousarray(_fit_channels(array, in_channels, path).transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(fit_channels(array, in_channels, path).transpose(2, 0, 1)))
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
@@ -129,7 +129,8 @@ def _upright_bytes(path: Path, order: str) -> NDArray[np.generic]:
         return _upright_array(file, None)
 
 
-def _fit_channels(array: NDArray[np.generic], in_channels: int, path: Path) -> NDArray[np.generic]:
+def fit_channels(array: NDArray[np.generic], in_channels: int, path: Path) -> NDArray[np.generic]:
+    """[H, W, bands] as [H, W, in_channels], by the rules of `read_image`. Raises DataError, naming `path`."""
     bands = array.shape[2]
     if bands == in_channels:
         return array
