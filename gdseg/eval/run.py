@@ -14,7 +14,7 @@ from gdseg.eval.coco import score
 from gdseg.models.decode import decode
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
-from gdseg.structures import Batch, Predictions, Record
+from gdseg.structures import Batch, Outputs, Predictions, Record
 
 _BATCH_PIXELS, _BATCH_LIMIT = 1024 * 1024, 16
 
@@ -84,13 +84,20 @@ def infer_batch(
     model: SegmentationModel, batch: Batch, recipe: Recipe, num_classes: int, device: torch.device
 ) -> list[Predictions]:
     """Predictions for the images of one batch; `model` is in eval mode on `device`."""
+    batch, outputs = forward(model, batch, recipe, device)
+    return decode(outputs, batch, recipe, num_classes)
+
+
+def forward(
+    model: SegmentationModel, batch: Batch, recipe: Recipe, device: torch.device
+) -> tuple[Batch, Outputs]:
+    """The batch on `device`, and the network's outputs for it; the network is in eval mode there."""
     dtype = amp_dtype(recipe.train.precision, device)
     # not inference_mode: what a module caches here must serve training later
     with torch.no_grad():
         batch = batch.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            outputs = model(batch.images, batch.sizes)
-        return decode(outputs, batch, recipe, num_classes)
+            return batch, model(batch.images, batch.sizes)
 
 
 def default_batch_size(recipe: Recipe) -> int:

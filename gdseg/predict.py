@@ -1,0 +1,147 @@
+"""The Python API: `gdseg.load_model(path).predict(images)`. Also used by the CLI.
+
+Images may be paths, Pillow images, arrays [H, W] or [H, W, C], tensors [C, H, W], in the units the
+network was trained with (0..255 for 8-bit). One image is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from gdseg.data.geometry import test_geometry, warp_image
+from gdseg.data.images import fit_channels, list_images, read_image
+from gdseg.data.loader import collate
+from gdseg.device import resolve_device
+from gdseg.errors import DataError
+from gdseg.eval.run import forward, infer_batch
+from gdseg.models.checkpoint import Network, load_network
+from gdseg.runs import find_checkpoint
+from gdseg.structures import Batch, Outputs, Predictions, Sample
+
+ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
+
+
+@dataclass
+class Predictor:
+    """A network on a device, ready to be asked. `path` is the file it came from."""
+
+    network: Network
+    device: torch.device
+    path: Path
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names by label."""
+        return self.network.classes
+
+    @overload
+    def predict(self, images: ImageLike, conf: float = 0.5) -> Predictions: ...
+
+    @overload
+    def predict(self, images: list[Any] | tuple[Any, ...], conf: float = 0.5) -> list[Predictions]: ...
+
+    def predict(self, images: Any, conf: float = 0.5) -> Predictions | list[Predictions]:
+        """What is in an image, or a list of answers for a list of images, scored `conf` or higher.
+
+        Raises DataError for an image that cannot be read or has the wrong number of channels.
+        """
+        if isinstance(images, list | tuple):
+            return [self.predict(image, conf) for image in images]
+        path = Path(images) if isinstance(images, str | Path) else None
+        image = as_tensor(images, self.network.recipe.backbone.in_channels)
+        return replace(self.predict_tensor(image, conf), image_id=str(path) if path else "image", path=path)
+
+    def predict_tensor(self, image: Tensor, conf: float = 0.5) -> Predictions:
+        """As `predict`, for a tensor [C, H, W] that has the network's channels."""
+        network = self.network
+        batch = self._batch(image)
+        found = infer_batch(network.model, batch, network.recipe, len(network.classes), self.device)[0]
+        return replace(found.filter(conf), names=network.classes)
+
+    def outputs(self, image: Tensor) -> tuple[Batch, Outputs]:
+        """The network's raw outputs for a tensor [C, H, W], and the batch of one they are for."""
+        return forward(self.network.model, self._batch(image), self.network.recipe, self.device)
+
+    def _batch(self, image: Tensor) -> Batch:
+        size, augment = (image.shape[-2], image.shape[-1]), self.network.recipe.augment
+        resized = warp_image(image, test_geometry(size, augment), augment.pad_value)
+        return collate([Sample("image", resized, size)])
+
+
+def load_model(path: str | Path | None = None, device: str = "auto") -> Predictor:
+    """The network of a .safetensors file, of a run directory, or of the last run (None).
+
+    Raises CheckpointError for a file that is not a network of gdseg and MachineError for a device
+    that is not there.
+    """
+    file, chosen = find_checkpoint(path), resolve_device(device)
+    return Predictor(load_network(file, chosen), chosen, file)
+
+
+def as_tensor(image: ImageLike, in_channels: int) -> Tensor:
+    """[in_channels, H, W] in raw units: uint8, or float32 for other numbers. Raises DataError."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image), in_channels)
+    if isinstance(image, Image.Image):
+        array = _pillow_array(image, in_channels)
+    elif isinstance(image, Tensor):
+        array = image.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    else:
+        array = np.asarray(image)
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "uif":
+        raise DataError(
+            f"not an image: {array.dtype} {list(array.shape)}",
+            hint="give arrays [H, W] or [H, W, C] or tensors [C, H, W], in 0..255 for 8-bit images",
+        )
+    array = array if array.dtype == np.uint8 else array.astype(np.float32)
+    array = fit_channels(array.reshape(*array.shape[:2], -1), in_channels, Path("(image in memory)"))
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def _pillow_array(image: Image.Image, in_channels: int) -> NDArray[Any]:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):
+        return np.asarray(upright, dtype=np.float32)
+    mode = {1: "L", 3: "RGB"}.get(in_channels)
+    return np.asarray(upright if mode is None else upright.convert(mode))
+
+
+def iter_images(names: Iterable[str | Path]) -> Iterator[Path]:
+    """The image files that names mean: files, folders (searched through) and globs; each once, in order.
+
+    A file that is named outright is not looked at here. Raises DataError for a folder without
+    images and a glob without matches.
+    """
+    seen = set[Path]()
+    for name in names:
+        for path in _expand(Path(name).expanduser()):
+            if path.absolute() not in seen:
+                seen.add(path.absolute())
+                yield path
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = list_images(path)
+        if not found:
+            raise DataError(
+                "the folder holds no image", path, "jpg, png, webp, bmp and tif files are looked for"
+            )
+        return found
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+    if not matches:
+        raise DataError("nothing matches", path, "check the pattern")
+    return [file for match in matches for file in (list_images(match) if match.is_dir() else [match])]

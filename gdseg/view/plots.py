@@ -1,0 +1,152 @@
+"""Curves of a run: losses, AP of teacher and student, pseudo-labels an image, learning rate.
+
+Reads metrics.jsonl, eval.jsonl and run.json as `train/log.py` and `train/start.py` write them; what
+is missing is left out. Called by `gdseg visualize RUN`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from gdseg.errors import DataError
+from gdseg.runs import read_run
+from gdseg.view.colours import class_colour
+
+Rows = Sequence[dict[str, Any]]
+_ROLES = {"teacher": 4, "student": 5}  # colours: blue, vermilion
+_LOSSES_SHOWN = 6
+
+
+def plot_run(run: Path, out: Path) -> list[str]:
+    """Draw the curves of a run into `out` (.png, .pdf, .svg) and return the panels' names.
+
+    Raises DataError when the run has logged nothing.
+    """
+    metrics, evals = read_lines(run / "metrics.jsonl"), read_lines(run / "eval.jsonl")
+    panels: dict[str, tuple[Rows, Callable[[Axes, Rows], None]]] = {
+        "losses": ([r for r in metrics if _number(r.get("loss"))], _losses),
+        "AP": ([r for r in evals if _number(r.get("mask_ap")) or _number(r.get("box_ap"))], _ap),
+        "pseudo-labels": ([r for r in metrics if _number(r.get("pseudo_per_image"))], _pseudo),
+    }
+    panels = {name: panel for name, panel in panels.items() if panel[0]}
+    if not panels:
+        raise DataError(
+            "the run has logged nothing yet", run, "it writes its first line after train.log_every steps"
+        )
+    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    burn_in = read_run(run).get("burn_in_steps")
+    for place, (rows, paint) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.values(), strict=True
+    ):
+        paint(place, rows)
+        if _number(burn_in) and burn_in:
+            place.axvline(burn_in, color="0.4", linestyle="--", linewidth=1)
+            place.annotate("burn-in ends", (burn_in, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
+                           textcoords="offset points", fontsize=8, color="0.4")  # fmt: skip
+        place.set_xlabel("optimiser step")
+        place.grid(alpha=0.3)
+        place.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(run.name)
+    figure.savefig(out, dpi=120)
+    return list(panels)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a jsonl file that have a step; a missing file has none, a broken line is skipped."""
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and _number(row.get("step")):
+            rows.append(row)
+    return rows
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _curve(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    points = [(row["step"], row[key]) for row in rows if _number(row.get(key))]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _colour(label: int) -> tuple[float, float, float]:
+    red, green, blue = class_colour(label)
+    return red / 255, green / 255, blue / 255
+
+
+def _losses(axes: Axes, rows: Rows) -> None:
+    """The total, and the largest of its terms summed over layers and streams."""
+    axes.plot(*_curve(rows, "loss"), color="black", label="total")
+    grouped = [{"step": row["step"], **_by_kind(row.get("losses"))} for row in rows]
+    last = {name: value for name, value in grouped[-1].items() if name != "step"}
+    for i, name in enumerate(sorted(last, key=lambda name: -last[name])[:_LOSSES_SHOWN]):
+        axes.plot(*_curve(grouped, name), color=_colour(i), linewidth=1, label=name)
+    if all(row["loss"] > 0 for row in rows):
+        axes.set_yscale("log")
+    axes.set_title("losses")
+    axes.legend(fontsize=8)
+
+
+def _by_kind(losses: object) -> dict[str, float]:
+    """Terms of one kind added up: "mask_3", "dn_mask_0", "mask" are "mask"; "_unlabelled" stays apart."""
+    sums: dict[str, float] = {}
+    for name, value in losses.items() if isinstance(losses, dict) else ():
+        if _number(value):
+            stream = " (unlabelled)" if name.endswith("_unlabelled") else ""
+            words = [w for w in name.removesuffix("_unlabelled").split("_") if not w.isdigit()]
+            kind = " ".join(w for w in words if w not in ("loss", "final", "interm")) + stream
+            sums[kind] = sums.get(kind, 0.0) + value
+    return sums
+
+
+def _ap(axes: Axes, rows: Rows) -> None:
+    """Mask AP solid, box AP dotted; teacher and student on one axis."""
+    roles = dict.fromkeys(str(row.get("role", "network")) for row in rows)
+    for role in roles:
+        own = [row for row in rows if str(row.get("role", "network")) == role]
+        for key, line in (("mask_ap", "-"), ("box_ap", ":")):
+            steps, values = _curve(own, key)
+            label = f"{role} {key.replace('_ap', ' AP')}"
+            percent = [100 * value for value in values]
+            axes.plot(
+                steps,
+                percent,
+                line,
+                color=_colour(_ROLES.get(role, 2)),
+                marker="o",
+                markersize=3,
+                label=label,
+            )
+    axes.set_title("AP on the validation images (%)")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+
+
+def _pseudo(axes: Axes, rows: Rows) -> None:
+    """Count an image on the left axis, mean score on the right one."""
+    lines = axes.plot(*_curve(rows, "pseudo_per_image"), color=_colour(2), label="an image (left)")
+    steps, scores = _curve(rows, "pseudo_score")
+    if steps:
+        right = axes.twinx()
+        lines += right.plot(steps, scores, color=_colour(6), linestyle="--", label="mean score (right)")
+        right.set_ylim(0, 1)
+        right.spines["top"].set_visible(False)
+    axes.set_ylim(bottom=0)
+    axes.set_title("pseudo-labels")
+    axes.legend(handles=lines, fontsize=8, loc="lower right")
