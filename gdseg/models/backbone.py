@@ -90,7 +90,7 @@ class Backbone(nn.Module):
         return self.frozen_norm or (norm.weight is not None and not norm.weight.requires_grad)
 
     def _freeze(self, stages: int) -> None:
-        """Fix the first parameters: all before res2's (1), or to the end of res2..res5 (2..5; ViT: quarters)."""
+        """Fix the first parameters: all before res2's (1), to the end of res2..res5 (2..5; ViT: quarters)."""
         names = [name for name, _ in self.body.named_parameters()]
         if self.pyramid is None:
             info: Any = self.body.feature_info

@@ -121,7 +121,7 @@ def _sharpened(logits_QK: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _owners(masks: Tensor, scores: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of N queries wins each pixel, int64 [H, W]; if its mask covers the pixel; all masks' areas [N]."""
+    """Which of N queries wins each pixel, int64 [H, W]; if its mask has the pixel; all masks' areas [N]."""
     best = masks.new_full(canvas.original, -1.0, dtype=torch.float32)
     owner = torch.zeros(canvas.original, dtype=torch.int64, device=masks.device)
     inside = torch.zeros(canvas.original, dtype=torch.bool, device=masks.device)

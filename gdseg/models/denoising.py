@@ -71,7 +71,7 @@ def _subsample(targets: Sequence[Targets], most: int, draws: Draws) -> list[Tens
     )
     kept = []
     for target in targets:
-        order = draws.rand("dn/keep", ("",), (len(target),), target.labels.device)[0].argsort()
+        order = draws.rand("dn", ("keep",), (len(target),), target.labels.device)[0].argsort()
         kept.append(order[:most].sort().values)
     return kept
 
@@ -87,7 +87,7 @@ def _slots(counts: list[int], slots: int, groups: int, device: torch.device) -> 
 def _flip(labels_N: Tensor, embedding: nn.Embedding, options: Options, draws: Draws) -> Tensor:
     """With probability `label_flip` another class, uniform over all of them (the true one included)."""
     device = labels_N.device
-    flipped = draws.rand("dn/p", ("",), labels_N.shape, device)[0] < options.label_flip
+    flipped = draws.rand("dn", ("p",), labels_N.shape, device)[0] < options.label_flip
     drawn = draws.randint("dn/label", embedding.num_embeddings, labels_N.shape, device)
     # the i-th flipped label takes the i-th draw: as if only those had been drawn, without asking how many
     return torch.where(flipped, drawn[(flipped.cumsum(0) - 1).clamp(min=0)], labels_N)
@@ -95,7 +95,7 @@ def _flip(labels_N: Tensor, embedding: nn.Embedding, options: Options, draws: Dr
 
 def _shake(boxes_N4: Tensor, noise: float, draws: Draws) -> Tensor:
     """Centres moved by up to noise * half a side, sides changed by up to noise of themselves, within 0..1."""
-    uniform = draws.rand("dn/box", ("",), boxes_N4.shape, boxes_N4.device)[0]
+    uniform = draws.rand("dn", ("box",), boxes_N4.shape, boxes_N4.device)[0]
     sides = boxes_N4[:, 2:]
     moved = boxes_N4 + (uniform * 2 - 1) * torch.cat((sides / 2, sides), -1) * noise
     return moved.clamp(0, 1)

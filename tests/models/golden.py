@@ -94,6 +94,11 @@ class Golden:
             test["OVERLAP_THRESHOLD"],
         )
         post.boxes = "head" if dino else "mask"
+        loss, prefix = recipe.loss, "COST_" if dino else ""
+        for name in ("class", "mask", "dice", *(("box", "giou") if dino else ())):
+            setattr(loss, f"{name}_weight", own[f"{name.upper()}_WEIGHT"])
+            setattr(loss, f"{name}_cost", own[f"{prefix}{name.upper()}_WEIGHT"])
+        loss.points = own["TRAIN_NUM_POINTS"]
         return recipe
 
     def _dino(self, decoder, dino) -> None:
@@ -151,7 +156,12 @@ class Golden:
 
         class Replay(Draws):
             def rand(self, tag, layers, shape, device):
-                return torch.from_numpy(official.rand(tag, seed, shape))[None].to(device)
+                if tag == "match":  # recorded image by image
+                    tags = [[f"match/{layer}/{b}" for b in range(shape[0])] for layer in layers]
+                    drawn = [[official.rand(t, seed, (1, *shape[1:]))[0] for t in row] for row in tags]
+                else:
+                    drawn = [official.rand(f"{tag}/{layer}", seed, shape) for layer in layers]
+                return torch.from_numpy(np.array(drawn)).view(len(layers), *shape).to(device)
 
             def randint(self, tag, high, shape, device):
                 return torch.from_numpy(official.randint(tag, seed, shape, high)).to(device)

@@ -9,15 +9,17 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from gdseg.losses.criterion import Criterion
 from gdseg.models.decode import decode
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, LayerOutput, Outputs
 
 sys.path.insert(0, str(Path(__file__).parent))
-from golden import Golden
+from golden import Golden, our_name
 
 CONFIGS = [
     "m2f_inst_r18_tiny",
+    "m2f_inst_r18_tiny_emptyimg",
     "m2f_pan_r18_tiny",
     "mdino_inst_4s_mask2box",
     "mdino_inst_dn_no",
@@ -65,7 +67,7 @@ def test_outputs(shared_dir, name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_training_outputs(shared_dir, name):
+def test_training_outputs_losses_and_gradients(shared_dir, name):
     golden = Golden(shared_dir, name)
     model = golden.model().train()
     images, sizes = golden.images(train=True)
@@ -77,6 +79,16 @@ def test_training_outputs(shared_dir, name):
     assert theirs == set(pairs)
     worst = golden.worst(pairs)
     assert max(worst.values()) < 1, worst
+    losses = Criterion(golden.recipe(), golden.results["num_classes"])(
+        outputs, golden.targets(), None, golden.draws()
+    )
+    total = sum(losses.values())
+    assert total.item() == pytest.approx(golden.results["total_loss"], rel=1e-4)
+    total.backward()
+    ours = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    norms = {our_name(key): norm for key, norm in golden.results["grad_l2"].items()}
+    for key, norm in norms.items():
+        assert float(ours[key].norm()) == pytest.approx(norm, rel=1e-3, abs=1e-5), key
 
 
 @pytest.mark.parametrize("name", CONFIGS)
