@@ -40,16 +40,18 @@ def sample_masks(masks_NHW: Tensor, index: Tensor, points: Tensor) -> Tensor:
             corner = flat.index_select(0, place.flatten()).view(
                 place.shape
             )  # 6 times faster than flat[place]
-            value = value + corner * (share * row_share)
+            value = value + corner.float() * (share * row_share)
     return value
 
 
 def _corners(low: Tensor, fraction: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     """The two neighbours along one axis: index inside 0..size-1, and share (0 outside the canvas)."""
-    first, second = low.long(), low.long() + 1
+    corners = ((low, 1 - fraction), (low + 1, fraction))
+    inside = [
+        ((place >= 0) & (place < size)).float() for place, _ in corners
+    ]  # float: bool products are slow
     return [
-        (first.clamp(0, size - 1), (1 - fraction) * ((first >= 0) & (first < size))),
-        (second.clamp(0, size - 1), fraction * ((second >= 0) & (second < size))),
+        (at.clamp(0, size - 1).long(), share * ok) for (at, share), ok in zip(corners, inside, strict=True)
     ]
 
 
