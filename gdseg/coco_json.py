@@ -62,10 +62,15 @@ def file_name(found: Predictions, root: Path | None = None) -> str:
 
 
 def truth_predictions(record: Record, classes: Sequence[str], *, crowds: bool = False) -> Predictions:
-    """The record's objects (or its crowd regions) as Predictions whose scores are NaN."""
+    """The record's objects (or its crowd regions) as Predictions; an annotation without a score has NaN."""
     chosen = [a for a in record.annotations or () if bool(a.get("iscrowd")) == crowds]
     rles = [as_rle(a["segmentation"], record) for a in chosen]
-    return from_rles(record, rles, [a["label"] for a in chosen], [float("nan")] * len(chosen), classes)
+    return from_rles(record, rles, [a["label"] for a in chosen], [_score(a) for a in chosen], classes)
+
+
+def _score(annotation: Mapping[str, Any]) -> float:
+    score = annotation.get("score")
+    return float(score) if isinstance(score, float | int) and abs(score) <= 1 else float("nan")
 
 
 def result_predictions(

@@ -53,7 +53,7 @@ def write_png(image: Pixels, found: Predictions, folder: Path, name: str) -> Non
 
 
 def write_labelme(image: Pixels, found: Predictions, folder: Path, name: str) -> None:
-    """NAME.json as labelme reads it; parts of an object share a group_id, holes are bridged to the outline."""
+    """NAME.json as labelme reads it; parts of an object share a group_id, holes join the outline."""
     shapes: list[dict[str, Any]] = []
     for i, label in enumerate(found.labels.tolist()):
         parts = mask_polygons(found.mask(i).numpy())

@@ -1,0 +1,174 @@
+"""`gdseg predict`: masks for images, folders and globs. Parse, ask gdseg.predict, write, say what failed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gdseg.cli import options as o
+from gdseg.cli.console import err, out, print_json
+from gdseg.cli.progress import progress
+from gdseg.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from gdseg.predict import Predictor
+    from gdseg.structures import Predictions
+
+EXAMPLES = """Examples:
+
+  gdseg predict photos/                                  the last run's best network
+
+  gdseg predict runs/R 'photos/*.jpg' --conf 0.7 --out masks
+
+  gdseg predict net.safetensors a.jpg --format labelme   polygons to edit
+"""
+FORMATS = ("coco", "overlay", "png", "labelme", "yolo")
+
+
+def command(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CKPT] IMAGES...",
+            help="A .safetensors file or a run (default: the last run), then files, folders, globs.",
+            show_default=False,
+        ),
+    ],
+    conf: Annotated[
+        float, typer.Option("--conf", help="Instances scored lower are left out.", min=0.0, max=1.0)
+    ] = 0.5,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help=f"{', '.join(FORMATS)}; may be given again (default: coco, overlay)."),
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the results go.", rich_help_panel=o.OUTPUT)
+    ] = Path("predictions"),
+    overwrite: o.OverwriteOpt = False,
+    device: o.DeviceOpt = "auto",
+    as_json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
+    debug: o.DebugOpt = False,
+) -> None:
+    """Find the objects in images; write a COCO file and overlays."""
+    wanted = list(dict.fromkeys(formats or ["coco", "overlay"]))
+    unknown = [name for name in wanted if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"'{unknown[0]}' is no format", "--format", f"one of {', '.join(FORMATS)}")
+    checkpoint, names = split_checkpoint(arguments)
+    if not names:
+        raise UsageError("there is no image to look at", hint="gdseg predict [CKPT] IMAGES...")
+    from gdseg.runs import refuse_non_empty
+
+    refuse_non_empty(folder, overwrite=overwrite)
+    from gdseg.predict import iter_images, load_model
+
+    paths = list(iter_images(names))
+    work = Work(load_model(checkpoint, device), paths, folder, wanted, conf)
+    with progress("image", quiet=quiet or as_json) as tell:
+        work.run(tell)
+    work.report(as_json=as_json, quiet=quiet)
+    if work.failed:
+        raise DataError(f"{len(work.failed)} of {len(paths)} images could not be used", work.failed[0][0])
+
+
+def split_checkpoint(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The first argument is the checkpoint if it is a .safetensors file or a run directory."""
+    first = Path(arguments[0]) if arguments else Path()
+    is_run = first.is_dir() and ((first / "checkpoints").is_dir() or (first / "recipe.yaml").is_file())
+    if first.suffix == ".safetensors" or is_run:
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
+@dataclass
+class Work:
+    """One call of predict: what to do, and what came of it."""
+
+    predictor: Predictor
+    paths: list[Path]
+    folder: Path
+    formats: list[str]
+    conf: float
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def run(self, tell: Any) -> None:
+        """Predict all images, one at a time, and write everything."""
+        from gdseg.coco_json import coco_document
+        from gdseg.files import write_atomic, write_json
+
+        network = self.predictor.network
+        root = common_root(self.paths)
+        info = {
+            "description": "predictions of gdseg",
+            "checkpoint": str(self.predictor.path),
+            "conf": self.conf,
+        }
+        found = self._each(tell)
+        document = coco_document(
+            found, network.classes, network.category_ids, {**info, "images": str(root)}, root
+        )
+        if "coco" in self.formats:
+            write_json(self.folder / "predictions.json", document, indent=None)
+        if "yolo" in self.formats:
+            write_atomic(
+                self.folder / "yolo" / "classes.txt", "".join(f"{name}\n" for name in network.classes)
+            )
+
+    def _each(self, tell: Any) -> Iterator[Predictions]:
+        from dataclasses import replace
+
+        from gdseg.data.images import read_image
+        from gdseg.view.draw import displayable
+        from gdseg.writers import WRITERS, unique_name
+
+        channels = self.predictor.network.recipe.backbone.in_channels
+        taken: set[str] = set()
+        for number, path in enumerate(self.paths, 1):
+            try:
+                image = read_image(path, channels)
+            except DataError as error:
+                self.failed.append((path, error.what))
+                err.print(f"skipped {path}: {error.what}", highlight=False, markup=False, soft_wrap=True)
+                continue
+            found = replace(self.predictor.predict_tensor(image, self.conf), path=path, image_id=str(path))
+            name, pixels = unique_name(path, taken), displayable(image)
+            for kind in self.formats:
+                if kind in WRITERS:
+                    WRITERS[kind](pixels, found, self.folder / kind, name)
+            self.counts.update(found.names[label] for label in found.labels.tolist())
+            tell(number, len(self.paths))
+            yield found
+
+    def report(self, *, as_json: bool, quiet: bool) -> None:
+        """Say what was found and where it is."""
+        done, objects = len(self.paths) - len(self.failed), sum(self.counts.values())
+        if as_json:
+            failed = [{"image": str(path), "error": what} for path, what in self.failed]
+            summary = {
+                "out": str(self.folder),
+                "images": done,
+                "objects": objects,
+                "classes": dict(self.counts),
+            }
+            print_json({**summary, "failed": failed})
+        elif not quiet:
+            kinds = ", ".join(f"{name} {count}" for name, count in self.counts.most_common(10))
+            text = f"{objects} objects in {done} images{': ' + kinds if kinds else ''}; see {self.folder}"
+            out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def common_root(paths: list[Path]) -> Path:
+    """The deepest folder that holds all files."""
+    parents = [str(path.absolute().parent) for path in paths]
+    try:
+        return Path(os.path.commonpath(parents))
+    except ValueError:  # several drives
+        return Path(parents[0])

@@ -1,0 +1,184 @@
+"""`gdseg pseudo-label`: a network's labels for a folder, to look at, edit and train with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gdseg.cli import options as o
+from gdseg.cli.console import err, print_json, print_table
+from gdseg.cli.predict import split_checkpoint
+from gdseg.cli.progress import progress
+from gdseg.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from gdseg.predict import Predictor
+    from gdseg.recipe import Distill
+    from gdseg.structures import Predictions
+    from gdseg.view.sheets import Sheet
+
+EXAMPLES = """Examples:
+
+  gdseg pseudo-label photos/ --out labels.json           the last run's best network
+
+  gdseg pseudo-label runs/R photos/ --conf 0.8 --out labels.json
+
+  gdseg pretrain data.train=$PWD/labels.json data.train_images=$PWD/photos --data my_data    train with them
+"""
+
+
+def command(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CKPT] DIR... [KEY=VALUE]...",
+            help="A .safetensors file or a run (default: the last); folders, files, globs; distill.* keys.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Option("--out", "-o", help="The COCO json to write.", rich_help_panel=o.OUTPUT)
+    ] = Path("labels.json"),
+    conf: Annotated[
+        float | None,
+        typer.Option(
+            "--conf",
+            help="Class score above which a label is kept (default: the recipe's).",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option("--sample", help="Images on the contact sheet; 0: no sheet.", min=0)
+    ] = 36,
+    overwrite: o.OverwriteOpt = False,
+    device: o.DeviceOpt = "auto",
+    as_json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
+    debug: o.DebugOpt = False,
+) -> None:
+    """Write a network's labels as an editable COCO json, with a contact sheet and counts."""
+    if target.exists() and not overwrite:
+        raise UsageError("the file exists", target, "use --overwrite to replace it or name another --out")
+    overrides = [word for word in arguments if "=" in word and not Path(word).exists()]
+    checkpoint, names = split_checkpoint([word for word in arguments if word not in overrides])
+    if not names:
+        raise UsageError("there is no image to label", hint="gdseg pseudo-label [CKPT] DIR")
+    from gdseg.cli.run_options import flag_overrides
+    from gdseg.predict import iter_images, load_model
+    from gdseg.recipe_yaml import apply_overrides
+    from gdseg.view.sheets import Sheet
+
+    predictor, paths = load_model(checkpoint, device), list(iter_images(names))
+    changes = flag_overrides({"distill.class_threshold": conf}, overrides)
+    rule = apply_overrides(predictor.network.recipe, changes).distill
+    sheet = Sheet(
+        f"Pseudo-labels: class score above {rule.class_threshold:g} (solid); below it, not kept (dashed)"
+    )
+    work = Work(predictor, paths, rule, sheet, sample)
+    with progress("image", quiet=quiet or as_json) as tell:
+        document = work.run(tell)
+    work.write(document, target)
+    work.report(target, as_json=as_json, quiet=quiet)
+    if work.failed:
+        raise DataError(f"{len(work.failed)} of {len(paths)} images could not be used", work.failed[0])
+
+
+@dataclass
+class Work:
+    """One call of pseudo-label: what to do, and what came of it."""
+
+    predictor: Predictor
+    paths: list[Path]
+    rule: Distill
+    sheet: Sheet
+    sample: int
+    failed: list[Path] = field(default_factory=list)
+    images: Counter[str] = field(default_factory=Counter)
+    objects: Counter[str] = field(default_factory=Counter)
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def run(self, tell: Any) -> dict[str, Any]:
+        """The COCO document of all images, made one image at a time."""
+        from gdseg.cli.predict import common_root
+        from gdseg.coco_json import coco_document
+
+        network, root = self.predictor.network, common_root(self.paths)
+        info = {
+            "description": "pseudo-labels of gdseg",
+            "checkpoint": str(self.predictor.path),
+            "images": str(root),
+            "rule": vars(self.rule),
+        }
+        return coco_document(self._each(tell), network.classes, network.category_ids, info, root)
+
+    def _each(self, tell: Any) -> Iterator[Predictions]:
+        from dataclasses import replace
+
+        from gdseg.data.images import read_image
+        from gdseg.train.label_images import label_image
+        from gdseg.view.draw import displayable
+        from gdseg.view.sheets import spread
+
+        shown = set(spread(len(self.paths), self.sample))
+        for number, path in enumerate(self.paths):
+            try:
+                image = read_image(path, self.predictor.network.recipe.backbone.in_channels)
+            except DataError as error:
+                self.failed.append(path)
+                err.print(f"skipped {path}: {error.what}", highlight=False, markup=False, soft_wrap=True)
+                continue
+            kept, below = (replace(p, path=path) for p in label_image(self.predictor, image, self.rule))
+            if number in shown:
+                caption = f"{path.name}: {len(kept)} kept, {len(below)} below"
+                self.sheet.add(displayable(image), kept, caption, below)
+            self._count(kept)
+            tell(number + 1, len(self.paths))
+            yield kept
+
+    def _count(self, kept: Predictions) -> None:
+        names = [kept.names[label] for label in kept.labels.tolist()]
+        self.images.update(set(names))
+        self.objects.update(names)
+        for name, score in zip(names, kept.scores.tolist(), strict=True):
+            self.scores[name] = self.scores.get(name, 0.0) + score
+
+    def write(self, document: dict[str, Any], target: Path) -> None:
+        """The json, and the contact sheet beside it."""
+        from gdseg.files import write_json
+        from gdseg.writers import save_picture
+
+        write_json(target, document, indent=None)
+        if self.sheet.cells:
+            save_picture(self.sheet.render(), target.with_suffix(".png"))
+
+    def report(self, target: Path, *, as_json: bool, quiet: bool) -> None:
+        """Counts a class, and where the files are."""
+        done = len(self.paths) - len(self.failed)
+        if as_json:
+            counts = {name: self.objects[name] for name in self.predictor.classes}
+            failed = [str(path) for path in self.failed]
+            print_json({"out": str(target), "images": done, "objects": counts, "failed": failed})
+            return
+        if quiet:
+            return
+        rows = [
+            [
+                name,
+                str(self.objects[name]),
+                str(self.images[name]),
+                f"{self.scores[name] / self.objects[name]:.2f}",
+            ]
+            if self.objects[name]
+            else [name, "0", "0", "-"]
+            for name in self.predictor.classes
+        ]
+        title = f"{sum(self.objects.values())} pseudo-labels in {done} images"
+        print_table(title, ["class", "objects", "images", "mean score"], rows)
+        sheet = f", contact sheet in {target.with_suffix('.png')}" if self.sheet.cells else ""
+        err.print(f"labels in {target}{sheet}", highlight=False, markup=False, soft_wrap=True)

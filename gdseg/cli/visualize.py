@@ -1,0 +1,165 @@
+"""`gdseg visualize`: a data set, predictions or a run's curves as one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gdseg.cli import options as o
+from gdseg.cli.console import err, print_json
+from gdseg.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from gdseg.structures import Predictions, Record
+
+EXAMPLES = """Examples:
+
+  gdseg visualize my_data --out truth.png                     labels by hand
+
+  gdseg visualize predictions/predictions.json --out found.png
+
+  gdseg visualize results.json --data my_data --out pairs.png truth beside prediction
+
+  gdseg visualize runs/R --out curves.png                     losses and AP of a run
+"""
+
+
+def command(
+    what: Annotated[str, typer.Argument(metavar="DATA|PRED.json|RUN", help="What to draw.")],
+    target: Annotated[
+        Path, typer.Option("--out", "-o", help="The picture to write.", rich_help_panel=o.OUTPUT)
+    ],
+    data: o.DataOpt = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part", help="train (default), or val (default beside results).", rich_help_panel=o.DATA
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option("--sample", help="Images to show, spread evenly.", min=1)] = 36,
+    conf: Annotated[
+        float, typer.Option("--conf", help="Predictions scored lower are left out.", min=0.0, max=1.0)
+    ] = 0.5,
+    overwrite: o.OverwriteOpt = False,
+    as_json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
+    debug: o.DebugOpt = False,
+) -> None:
+    """Draw labels, predictions or curves."""
+    if target.exists() and not overwrite:
+        raise UsageError("the file exists", target, "use --overwrite to replace it or name another --out")
+    if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"'{target.suffix}' is no picture", target, "use .png or .jpg")
+    if part not in (None, "train", "val"):
+        raise UsageError(f"'{part}' is no part of a data set", "--part", "train or val")
+    path = Path(what)
+    if (path / "run.json").is_file() or (path / "metrics.jsonl").is_file():
+        from gdseg.view.plots import plot_run
+
+        content = plot_run(path, target)
+    elif path.is_file():
+        source = _pairs(path, data, part or "val", conf) if data else _predicted(path, conf)
+        content = _sheet(source, f"{path.name}: scores from {conf:g}", sample, target)
+    else:
+        content = _sheet(
+            _truth(what, part or "train"), f"{what}: labels of {part or 'train'}", sample, target
+        )
+    if as_json:
+        print_json({"out": str(target), "shown": content})
+    elif not quiet:
+        err.print(f"written to {target}", highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass
+class Source:
+    """Images, and what to show of each side by side: (masks, dashed masks or None, what they are)."""
+
+    records: list[Record]
+    views: Callable[[Record], list[tuple[Predictions, Predictions | None, str]]]
+
+
+def _truth(data: str, part: str) -> Source:
+    """A data set's objects, crowd regions dashed."""
+    from gdseg.coco_json import truth_predictions
+    from gdseg.data.dataset import open_dataset
+    from gdseg.recipe import Data
+
+    dataset = open_dataset(Data(root=data), (part,))
+    records, names = dataset.train if part == "train" else dataset.val, dataset.classes
+    return Source(
+        records,
+        lambda r: [(truth_predictions(r, names), truth_predictions(r, names, crowds=True), "objects")],
+    )
+
+
+def _predicted(path: Path, conf: float) -> Source:
+    """A COCO document with its own images, as predict and pseudo-label write it."""
+    from gdseg.coco_json import truth_predictions
+    from gdseg.data.coco import read_coco
+
+    content = read_coco(path, _image_folder(path))
+    records = [record for record in content.records if record.path.is_file()]
+    if not records:
+        raise DataError("none of its images is there", path, "name the data set they belong to with --data")
+
+    def views(record: Record) -> list[tuple[Predictions, Predictions | None, str]]:
+        found = truth_predictions(record, content.classes)
+        return [(found.select(~(found.scores < conf)), None, "found")]
+
+    return Source(records, views)
+
+
+def _image_folder(path: Path) -> Path:
+    """The folder that file names are relative to: the one the document names, or its own."""
+    try:
+        named = json.loads(path.read_bytes())["info"]["images"]
+        return Path(named) if Path(named).is_dir() else path.parent
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return path.parent
+
+
+def _pairs(path: Path, data: str, part: str, conf: float) -> Source:
+    """Truth and predictions of a data set's images."""
+    from gdseg.coco_json import result_predictions, truth_predictions
+    from gdseg.data.dataset import open_dataset
+    from gdseg.eval.results import read_results
+    from gdseg.recipe import Data
+
+    dataset = open_dataset(Data(root=data), (part,))
+    records, names, ids = (
+        dataset.train if part == "train" else dataset.val,
+        dataset.classes,
+        dataset.category_ids,
+    )
+    by_image: dict[int | str, list[dict[str, Any]]] = {}
+    for result in read_results(path, records, ids):
+        by_image.setdefault(result["image_id"], []).append(result)
+
+    def views(record: Record) -> list[tuple[Predictions, Predictions | None, str]]:
+        found = result_predictions(record, by_image.get(record.image_id, []), names, ids).filter(conf)
+        truth = truth_predictions(record, names)
+        return [(truth, truth_predictions(record, names, crowds=True), "true"), (found, None, "found")]
+
+    return Source(records, views)
+
+
+def _sheet(source: Source, title: str, sample: int, target: Path) -> list[str]:
+    """Draw the sheet; return the files shown."""
+    from gdseg.data.images import read_image
+    from gdseg.view.draw import displayable
+    from gdseg.view.sheets import Sheet, spread
+    from gdseg.writers import save_picture
+
+    sheet = Sheet(title)
+    chosen = [source.records[i] for i in spread(len(source.records), sample)]
+    for record in chosen:
+        image = displayable(read_image(record.path))
+        for found, dashed, word in source.views(record):
+            sheet.add(image, found, f"{record.path.name}: {len(found)} {word}", dashed)
+    save_picture(sheet.render(), target)
+    return [str(record.path) for record in chosen]
