@@ -144,7 +144,7 @@ class Criterion:
     def _mask_losses(self, layers: Layers, truth: Truth, pairs: Pairs, draws: Draws) -> tuple[Tensor, Tensor]:
         """Cross-entropy and dice of each pair at its own points: float32 [L, R] each.
 
-        As many layers at once as fit in memory; what autograd keeps is R (h w + 6 points) floats a layer.
+        As many layers at once as fit in memory; what autograd keeps is R (h w + 5 points) floats a layer.
         """
         R, P, L = len(pairs), self.recipe.loss.points, len(layers.names)
         floats = 6 * int(self.recipe.loss.oversample * P) * max(1, R)

@@ -21,7 +21,7 @@ def point_entropy(logits: Tensor, labels: Tensor, certain: Tensor | None) -> Ten
 
     certain float [..., P] is 0 at points that count for nothing; None: all count.
     """
-    loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    loss = F.softplus(logits) - logits * labels  # autograd keeps half of what torch's own form does
     if certain is None:
         return loss.mean(-1)
     return (loss * certain).sum(-1) / certain.sum(-1).clamp(min=1)
