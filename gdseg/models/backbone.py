@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 from timm.layers.norm import LayerNorm2d
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -137,6 +138,16 @@ class SimplePyramid(nn.Module):
         return [self.to4(x), self.to8(x), x, F.max_pool2d(x, 2)]
 
 
+class PaddedSwinBlock(SwinTransformerBlock):
+    """Pads the map to whole windows before they are shifted, as official Swin for detection; timm, after."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        down, right = (-n % window for n, window in zip((height, width), self.window_size, strict=True))
+        seen: Tensor = super()._attn(F.pad(x, (0, 0, 0, right, 0, down)))  # type: ignore[no-untyped-call]
+        return seen[:, :height, :width]
+
+
 def _family(name: str) -> str:
     """The timm file that defines `name`. Raises RecipeError, with the nearest names, when there is none."""
     try:
@@ -170,4 +181,7 @@ def _create(options: Options, family: str, pretrained: bool) -> nn.Module:
     if options.checkpointing:
         target: Any = body if hasattr(body, "set_grad_checkpointing") else body.model
         target.set_grad_checkpointing(True)
+    for module in body.modules():
+        if type(module) is SwinTransformerBlock:
+            module.__class__ = PaddedSwinBlock
     return body

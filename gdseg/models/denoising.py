@@ -61,12 +61,11 @@ def noised_queries(
 
 def _subsample(targets: Sequence[Targets], most: int, draws: Draws) -> list[Tensor] | None:
     """Each image's targets that get a slot; None when all do."""
-    longest = max(map(len, targets), default=0)
-    if longest <= most:
+    if max(map(len, targets), default=0) <= most:
         return None
     warnings.warn(
-        f"an image has {longest} objects, more than decoder.denoising_queries ({most}): in such images "
-        f"{most} of them, drawn anew each time, are denoised (this is said once)",
+        f"an image has more objects than decoder.denoising_queries ({most}): of such images "
+        f"{most} objects, drawn anew each time, are denoised (this is said once)",
         stacklevel=2,
     )
     kept = []

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -47,6 +48,43 @@ def test_pyramid(name):
 def test_a_swin_map_smaller_than_its_window():
     backbone = Backbone(Options(name="swin_tiny_patch4_window7_224")).eval()
     assert backbone(torch.rand(1, 3, 32, 64))["res5"].shape == (1, 768, 1, 2)
+
+
+def naive_window_attention(block, x):
+    """Shifted-window attention of one block on a normalised map [1, H, W, C], pixel by pixel."""
+    size, (shift, _), heads = block.window_size[0], block.shift_size, block.attn.num_heads
+    H, W, C = x.shape[1:]
+    Hp, Wp = -(-H // size) * size, -(-W // size) * size
+    padded = torch.zeros(Hp, Wp, C)
+    padded[:H, :W] = x[0]
+    q, k, v = block.attn.qkv(padded).view(Hp, Wp, 3, heads, -1).unbind(2)
+    bias = block.attn._get_rel_pos_bias()[0].view(heads, size, size, size, size)
+    out = torch.zeros(H, W, heads, C // heads)
+    for row, column in np.ndindex(H, W):
+        # where the pixel lies after the roll, the pixels of that window, and the regions that wrapping joined
+        at_row, at_column = (row - shift) % Hp, (column - shift) % Wp
+        rows = torch.arange(at_row // size * size, at_row // size * size + size)
+        columns = torch.arange(at_column // size * size, at_column // size * size + size)
+        wrapped = [(i >= n - shift) for i, n in ((rows, Hp), (columns, Wp))]
+        same = (wrapped[0] == (at_row >= Hp - shift))[:, None] & (wrapped[1] == (at_column >= Wp - shift))[
+            None
+        ]
+        keys, values = (t[(rows + shift) % Hp][:, (columns + shift) % Wp] for t in (k, v))
+        scores = torch.einsum("hd,ijhd->hij", q[row, column] * block.attn.scale, keys)
+        scores = scores + bias[:, at_row % size, at_column % size]
+        scores = scores.masked_fill(~same, float("-inf")).flatten(1).softmax(1).view_as(scores)
+        out[row, column] = torch.einsum("hij,ijhd->hd", scores, values)
+    return block.attn.proj(out.flatten(2))[None]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_swin_pads_before_it_shifts(index):
+    torch.manual_seed(0)
+    block = Backbone(Options(name="swin_tiny_patch4_window7_224")).eval().body.layers_0.blocks[index]
+    torch.nn.init.normal_(block.attn.relative_position_bias_table)
+    x = torch.randn(1, 10, 12, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(block._attn(x), naive_window_attention(block, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "live"])

@@ -70,7 +70,7 @@ def test_more_targets_than_slots_are_subsampled_and_said():
     targets = [some_targets(9), some_targets(2)]
     labels = nn.Embedding(6, 3)
     options = Decoder(denoising_queries=4, box_noise=0.0, label_flip=0.0)
-    with pytest.warns(UserWarning, match=r"9 objects.*denoising_queries \(4\)"):
+    with pytest.warns(UserWarning, match=r"more objects than decoder.denoising_queries \(4\)"):
         noised = noised_queries(targets, labels, options, Draws())
     assert (noised.groups, noised.slots) == (1, 4)
     assert noised.kept[1].tolist() == [0, 1]
