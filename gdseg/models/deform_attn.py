@@ -33,15 +33,14 @@ def ms_deform_attn_reference(value: Tensor, shapes: Shapes, locations: Tensor, w
     """
     N, _, M, D = value.shape
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
-    value_NMDS = value.permute(0, 2, 3, 1)
-    grid = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).reshape(L, N * M, Q, P, 2)
-    weights_NMQLP = weights.transpose(1, 2).reshape(N * M, 1, Q, L, P)
-    levels = torch.split(value_NMDS, [h * w for h, w in shapes], dim=-1)
-    sampled = [
-        F.grid_sample(level.reshape(N * M, D, h, w), grid[i], align_corners=False)
-        for i, (level, (h, w)) in enumerate(zip(levels, shapes, strict=True))
-    ]
-    out = (torch.stack(sampled, -2) * weights_NMQLP).sum((-2, -1))
+    levels = torch.split(value.permute(0, 2, 3, 1), [h * w for h, w in shapes], dim=-1)
+    # queries last, so that the sum over points runs along memory
+    grid = (2 * locations - 1).permute(3, 0, 2, 4, 1, 5).reshape(L, N * M, P, Q, 2)
+    shares = weights.permute(3, 0, 2, 4, 1).reshape(L, N * M, 1, P, Q)
+    out = value.new_zeros(())
+    for i, (level, (h, w)) in enumerate(zip(levels, shapes, strict=True)):
+        sampled = F.grid_sample(level.reshape(N * M, D, h, w), grid[i], align_corners=False)
+        out = out + (sampled * shares[i]).sum(2)
     return out.view(N, M * D, Q).transpose(1, 2)
 
 
