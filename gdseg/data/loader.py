@@ -7,11 +7,14 @@ unlabelled ones), eval/ and predict.
 
 from __future__ import annotations
 
+import atexit
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from types import FrameType
 from typing import Any
 
 import torch
@@ -94,14 +97,31 @@ def _load(batches: _Batches, keys: Iterable[list[Key]], workers: int) -> Iterato
         collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
     )
+    with _running(loader) as iterator:
+        for batch in iterator:
+            if isinstance(batch, GdsegError):
+                raise batch
+            yield batch
+
+
+@contextmanager
+def _running(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """The loader's iterator, whose workers end with the block, or with the program if that comes first.
+
+    Left to the garbage collector they may outlive their queues, and an exit then waits for each of
+    them for seconds. Torch has no public call for it.
+    """
     with warnings.catch_warnings():
         # Python 3.12 warns of forking beside threads; the workers touch no lock of theirs
         warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
         iterator = iter(loader)
-    for batch in iterator:
-        if isinstance(batch, GdsegError):
-            raise batch
-        yield batch
+    end = getattr(iterator, "_shutdown_workers", lambda: None)
+    atexit.register(end)
+    try:
+        yield iterator
+    finally:
+        atexit.unregister(end)
+        end()
 
 
 class _Keys:
@@ -119,9 +139,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _quiet_worker(_: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; only the parent decides what they mean."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C and SIGTERM may reach the whole process group; the parent decides what they mean."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _forgive_once)
+
+
+def _forgive_once(number: int, frame: FrameType | None) -> None:
+    """The second signal ends the worker: multiprocessing itself has no other way."""
+    signal.signal(number, signal.SIG_DFL)
 
 
 def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:

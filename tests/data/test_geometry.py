@@ -1,0 +1,173 @@
+"""Geometry: the official LSJ arithmetic and pixels, and masks that stay on their objects."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gdseg.data.augment import build_targets
+from gdseg.data.geometry import (
+    Geometry,
+    draw_geometry,
+    lsj,
+    shortest_edge,
+    test_geometry,
+    warp_image,
+    warp_mask,
+)
+from gdseg.data.rle import annotation_mask, to_rle
+from gdseg.recipe import Augment
+from gdseg.structures import Record, Targets
+
+test_geometry.__test__ = False  # type: ignore[attr-defined]
+
+
+def pipeline(shared_dir: Path) -> tuple[dict[str, Any], Any]:
+    folder = shared_dir / "reference" / "golden" / "pipeline"
+    return json.loads((folder / "manifest.json").read_text()), np.load(folder / "tensors.npz")
+
+
+def test_lsj_arithmetic_is_the_official_one(shared_dir: Path) -> None:
+    manifest, _ = pipeline(shared_dir)
+    for h, w, scale, new_h, new_w, u, top, left in manifest[
+        "resize_scale_rows_[h,w,scale,new_h,new_w,u,off_y,off_x]"
+    ]:
+        geometry = lsj((h, w), (1024, 1024), scale, u, flip=False)
+        assert geometry.resized == (new_h, new_w)
+        assert geometry.offset == (top, left)
+
+
+def test_shortest_edge_arithmetic_is_the_official_one(shared_dir: Path) -> None:
+    manifest, _ = pipeline(shared_dir)
+    for h, w, short, longest, new_h, new_w in manifest[
+        "resize_shortest_edge_rows_[h,w,short,max,new_h,new_w]"
+    ]:
+        assert shortest_edge((h, w), short, longest) == (new_h, new_w)
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_lsj_gives_the_official_image_and_masks(shared_dir: Path, case: int) -> None:
+    manifest, golden = pipeline(shared_dir)
+    facts = manifest[f"lsj_{case}"]
+    image = torch.from_numpy(golden["lsj|image_in"]).permute(2, 0, 1)
+    geometry = lsj((120, 150), (160, 160), facts["scale"], facts["crop_u"], facts["flipped"])
+    ours = warp_image(image, geometry, 128)
+    difference = (ours.int() - torch.from_numpy(golden[f"lsj|{case}|image"]).int()).abs()
+    assert difference.max() <= 1
+    annotations = tuple({**a, "label": a["category_id"]} for a in manifest["lsj_annotations"])
+    targets = build_targets(Record(0, Path("x"), 120, 150, annotations), geometry)
+    assert targets is not None
+    assert targets.labels.tolist() == golden[f"lsj|{case}|classes"].tolist()
+    official = torch.from_numpy(golden[f"lsj|{case}|masks"])
+    # official code cuts polygons at the crop with shapely, which moves a few pixels of their outline
+    different = (targets.masks ^ official).flatten(1).sum(1)
+    touches = official[:, :, [0, -1]].any((1, 2)) | official[:, [0, -1]].any((1, 2))
+    assert different[~touches].sum() == 0
+    assert (different <= 0.03 * official.flatten(1).sum(1)).all()
+    assert targets.ignore is not None  # the sixth annotation is a crowd: official code drops it
+
+
+def test_the_rounding_is_half_to_even() -> None:
+    assert lsj((5, 10), (10, 10), 0.5, 0.5, False).resized == (2, 5)  # 2.5 -> 2
+    assert lsj((7, 10), (10, 10), 0.5, 0.5, False).resized == (4, 5)  # 3.5 -> 4
+    assert lsj((10, 10), (5, 5), 2.0, 0.5, False).offset == (2, 2)  # 2.5 -> 2
+
+
+def drawn(h: int, w: int) -> tuple[torch.Tensor, np.ndarray]:
+    """An image whose white pixels are the mask: a lopsided L, so that no flip goes unnoticed."""
+    mask = np.zeros((h, w), bool)
+    mask[h // 5 : h // 2, w // 6 : w // 3] = True
+    mask[h // 2 : 3 * h // 5, w // 6 : 4 * w // 5] = True
+    return torch.from_numpy(np.stack([mask * 255] * 3).astype(np.uint8)), mask
+
+
+AUGMENTS = {
+    "lsj": Augment(mode="lsj", canvas=[96, 80], scale=[0.3, 2.0], pad_value=0),
+    "shortest_edge": Augment(mode="shortest_edge", shortest=[40, 64, 100], longest=140),
+    "crop": Augment(mode="shortest_edge", shortest=[64, 100], longest=200, crop=[48, 56]),
+    "fixed": Augment(mode="fixed", canvas=[50, 70]),
+}
+
+
+@pytest.mark.parametrize("kind", ["rle", "polygon"])
+@pytest.mark.parametrize("mode", AUGMENTS)
+def test_masks_stay_on_their_objects(mode: str, kind: str) -> None:
+    h, w = 60, 90
+    image, mask = drawn(h, w)
+    y, x = np.array([h // 5, h // 2, 3 * h // 5]), np.array([w // 6, w // 3, 4 * w // 5])
+    outline = [x[0], y[0], x[1], y[0], x[1], y[1], x[2], y[1], x[2], y[2], x[0], y[2]]
+    segmentation: Any = to_rle(mask) if kind == "rle" else [[float(v) for v in outline]]
+    np.testing.assert_array_equal(annotation_mask({"segmentation": segmentation}, h, w), mask)
+    rng = np.random.default_rng(0)
+    flips = 0
+    for _ in range(30):
+        geometry = draw_geometry((h, w), AUGMENTS[mode], rng)
+        flips += geometry.flip
+        pixels = warp_image(image, geometry, 0)[0] > 127
+        warped = torch.from_numpy(warp_mask({"segmentation": segmentation}, geometry)).bool()
+        assert warped.shape == pixels.shape == geometry.canvas
+        # bilinear edges may round the other way: at most a pixel along the outline
+        outline_length = 2.5 * (geometry.resized[0] + geometry.resized[1])
+        assert (warped ^ pixels).sum() <= 0.5 * outline_length
+        inside = max(int((warped | pixels).sum()), 1)
+        assert (warped & pixels).sum() / inside > 0.85 or inside < 150
+    assert 5 < flips < 25
+
+
+def test_flip_mirrors_image_and_mask_exactly() -> None:
+    image, mask = drawn(20, 30)
+    geometry = Geometry((20, 30), (20, 30), (0, 0), (20, 30), (20, 30), flip=True)
+    assert torch.equal(warp_image(image, geometry, 0), image.flip(-1))
+    np.testing.assert_array_equal(warp_mask({"segmentation": to_rle(mask)}, geometry), mask[:, ::-1])
+
+
+def test_padding_has_its_value_and_any_channel_count_works() -> None:
+    geometry = lsj((10, 20), (30, 40), 0.5, 0.0, False)
+    image = torch.full((5, 10, 20), 7.0)
+    warped = warp_image(image, geometry, 128)
+    assert warped.shape == (5, 30, 40)
+    assert warped[:, : geometry.crop[0], : geometry.crop[1]].eq(7).all()
+    assert warped[:, geometry.crop[0] :].eq(128).all()
+
+
+def test_objects_that_leave_the_crop_vanish_and_crowds_are_ignored() -> None:
+    left, right, crowd = (np.zeros((20, 40), bool) for _ in range(3))
+    left[5:9, 2:6] = right[5:9, 34:38] = crowd[12:, :8] = True
+    annotations = tuple(
+        {"label": label, "iscrowd": int(m is crowd), "segmentation": to_rle(m)}
+        for label, m in enumerate((left, right, crowd))
+    )
+    record = Record(0, Path("x"), 20, 40, annotations)
+    targets = build_targets(record, Geometry((20, 40), (20, 40), (0, 0), (20, 20), (20, 20)))
+    assert isinstance(targets, Targets)
+    assert targets.labels.tolist() == [0]
+    assert targets.boxes_cxcywh.tolist() == [pytest.approx([4 / 20, 7 / 20, 4 / 20, 4 / 20])]
+    assert targets.weights.tolist() == [1.0]
+    assert targets.ignore is not None
+    assert torch.equal(targets.ignore, torch.from_numpy(crowd[:, :20]))
+    empty = build_targets(
+        Record(0, Path("x"), 20, 40, ()), test_geometry((20, 40), Augment(test_shortest=10))
+    )
+    assert empty is not None
+    assert empty.masks.shape == (0, 10, 20)
+    assert empty.ignore is None
+    assert build_targets(Record(0, Path("x"), 20, 40), lsj((20, 40), (9, 9), 1, 0, False)) is None
+
+
+def test_test_time_size() -> None:
+    assert test_geometry((480, 640), Augment(test_shortest=800, test_longest=1333)).resized == (800, 1067)
+    assert test_geometry((480, 640), Augment(test_shortest=0, test_longest=1333)).resized == (480, 640)
+    assert test_geometry((480, 640), Augment(test_shortest=0, test_longest=320)).resized == (240, 320)
+
+
+def test_three_hundred_instances_are_fast() -> None:
+    _, mask = drawn(256, 256)
+    annotations = tuple({"label": 0, "iscrowd": 0, "segmentation": to_rle(mask)} for _ in range(300))
+    targets = build_targets(
+        Record(0, Path("x"), 256, 256, annotations), lsj((256, 256), (256, 256), 1.3, 0.5, True)
+    )
+    assert targets is not None
+    assert len(targets) == 300
