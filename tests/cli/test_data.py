@@ -1,0 +1,86 @@
+"""`gdseg data` as a user types it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gdseg.cli.data import data_app
+from gdseg.errors import DataError, UsageError
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(data_app, list(words))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "set"
+    result = run("shapes", "--out", str(folder), "--train", "20", "--val", "4", "--size", "48", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    assert "made 20 training and 4 validation images" in result.output
+    return folder
+
+
+def test_shapes_refuses_to_overwrite(made: Path) -> None:
+    assert isinstance(run("shapes", "--out", str(made)).exception, DataError)
+
+
+def test_inspect_prints_a_table_or_json(made: Path) -> None:
+    table = run("inspect", str(made))
+    assert table.exit_code == 0
+    assert "crescent" in table.output
+    assert "faults: none" in table.output
+    report = json.loads(run("inspect", str(made), "--json").stdout)
+    assert report["parts"]["train"]["images"] == 20
+    assert report["faults"] == []
+
+
+def test_inspect_lists_every_fault_and_exits_with_3(made: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(made, tmp_path / "set")
+    path = broken / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for annotation, category in zip(content["annotations"], (77, 78), strict=False):
+        annotation["category_id"] = category
+    path.write_text(json.dumps(content))
+    result = run("inspect", str(broken))
+    assert result.exit_code == 3
+    assert "category_id is 77" in result.output
+    assert "category_id is 78" in result.output
+    assert "faults: 2 x undeclared category id" in result.output
+
+
+def test_split_writes_the_ids(made: Path, tmp_path: Path) -> None:
+    result = run("split", str(made), "--ratio", "0.25", "--seed", "2", "--out", str(tmp_path / "split.json"))
+    assert result.exit_code == 0
+    assert "5 of 20 training images" in result.output
+    split = json.loads((tmp_path / "split.json").read_text())
+    assert len(split["ids"]) == 5
+    assert (split["ratio"], split["seed"]) == (0.25, 2)
+
+
+@pytest.mark.parametrize(("ratio", "kind"), [("0", UsageError), ("1.5", UsageError), ("0.001", DataError)])
+def test_bad_ratios(made: Path, tmp_path: Path, ratio: str, kind: type) -> None:
+    result = run("split", str(made), "--ratio", ratio, "--out", str(tmp_path / "split.json"))
+    assert type(result.exception) is kind
+    assert not (tmp_path / "split.json").exists()
+
+
+def test_out_that_is_a_folder(made: Path, tmp_path: Path) -> None:
+    assert isinstance(run("split", str(made), "--ratio", "1", "--out", str(tmp_path)).exception, UsageError)
+
+
+@pytest.mark.parametrize("verb", ["shapes", "inspect", "split"])
+def test_help_shows_two_examples(verb: str) -> None:
+    assert len(re.findall(rf"gdseg data {verb} ", run(verb, "--help").output)) >= 2
+
+
+def test_help_does_not_import_torch() -> None:
+    program = "import sys, gdseg.cli.data; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env=os.environ, check=False).returncode == 0

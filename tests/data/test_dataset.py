@@ -1,0 +1,153 @@
+"""Finding data sets by looking, choosing labelled and unlabelled images, and inspecting."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdseg.data.dataset import labelled_records, open_dataset, unlabelled_pool, unlabelled_records
+from gdseg.data.inspect import inspect_dataset
+from gdseg.data.split import split_by_ratio
+from gdseg.errors import DataError
+from gdseg.recipe import Data
+
+Content = dict[str, Any]
+
+
+def test_the_coco_layout(make_coco: Any, content: Content) -> None:
+    dataset = open_dataset(Data(root=str(make_coco(content))))
+    assert [r.image_id for r in dataset.train] == [7, 3]
+    assert [r.path.parent.name for r in dataset.val] == ["val", "val"]
+    assert dataset.classes == ["cat", "dog"]
+    assert dataset.category_ids == [4, 90]
+    assert dataset.val_json is not None
+    assert dataset.val_json.name == "instances_val.json"
+
+
+def test_years_in_names_roboflow_and_plain_layouts(make_coco: Any, content: Content, tmp_path: Path) -> None:
+    made = make_coco(content)
+    for part, other in (("train", "train"), ("val", "valid")):
+        json_file = made / "annotations" / f"instances_{part}.json"
+        year = tmp_path / "year"
+        shutil.copytree(made / part, year / f"{part}2017")
+        (year / "annotations").mkdir(exist_ok=True)
+        shutil.copy(json_file, year / "annotations" / f"instances_{part}2017.json")
+        shutil.copytree(made / part, tmp_path / "roboflow" / other)
+        shutil.copy(json_file, tmp_path / "roboflow" / other / "_annotations.coco.json")
+        shutil.copytree(made / part, tmp_path / "plain" / "images" / part)
+        shutil.copy(json_file, tmp_path / "plain" / f"{part}.json")
+    for layout in ("year", "roboflow", "plain"):
+        dataset = open_dataset(Data(root=str(tmp_path / layout)))
+        assert len(dataset.train) == len(dataset.val) == 2
+        assert all(record.path.is_file() for record in dataset.train + dataset.val)
+
+
+def test_explicit_keys_win(make_coco: Any, content: Content) -> None:
+    root = make_coco(content)
+    shutil.move(root / "train", root / "elsewhere")
+    shutil.move(root / "annotations" / "instances_train.json", root / "labels.json")
+    with pytest.raises(DataError, match=r"(?s)no train annotations found.*data.train=FILE"):
+        open_dataset(Data(root=str(root)))
+    with pytest.raises(DataError, match=r"(?s)were not found.*data.train_images=FOLDER"):
+        open_dataset(Data(root=str(root), train="labels.json"), parts=("train",))
+    dataset = open_dataset(Data(root=str(root), train="labels.json", train_images="elsewhere"))
+    assert dataset.train[0].path == root / "elsewhere" / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"train": "none.json"}, "data.train"),
+        ({"val": "none.json"}, "data.val"),
+        ({"train_images": "none"}, "data.train_images"),
+        ({"val_images": "none"}, "data.val_images"),
+        ({"root": "/none"}, "--data"),
+    ],
+)
+def test_what_is_missing_is_named(
+    make_coco: Any, content: Content, keys: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match="no such") as caught:
+        open_dataset(Data(**{"root": str(make_coco(content)), **keys}))
+    assert message in str(caught.value)
+
+
+def test_two_fitting_files_are_not_guessed_between(make_coco: Any, content: Content) -> None:
+    root = make_coco(content)
+    shutil.copy(
+        root / "annotations" / "instances_train.json", root / "annotations" / "instances_train2017.json"
+    )
+    with pytest.raises(
+        DataError, match=r"several annotation files fit: instances_train.json, instances_train2017"
+    ):
+        open_dataset(Data(root=str(root)))
+
+
+def test_both_parts_must_declare_the_same_categories(make_coco: Any, content: Content) -> None:
+    root = make_coco(content)
+    content["categories"][1]["name"] = "cow"
+    make_coco(content, parts=("val",))
+    with pytest.raises(DataError, match="declare different categories"):
+        open_dataset(Data(root=str(root)))
+    assert open_dataset(Data(root=str(root)), parts=("val",)).classes == ["cow", "dog"]
+
+
+def test_labelled_and_unlabelled_images(make_coco: Any, content: Content, tmp_path: Path) -> None:
+    root = make_coco(content)
+    data = Data(root=str(root), unlabelled_has_labelled=False)
+    train = open_dataset(data).train
+    split = split_by_ratio(train, 0.5, 0)
+    labelled = labelled_records(train, split)
+    assert [r.image_id for r in labelled] == list(split.ids)
+    pool = unlabelled_pool(train, split, data)
+    assert {r.image_id for r in pool} == {7, 3} - set(split.ids)
+    assert all(r.annotations is None for r in pool)
+    extra = tmp_path / "extra"
+    (extra / "deep").mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(extra / "deep" / "x.bmp")
+    data.unlabelled, data.unlabelled_has_labelled = [str(extra)], True
+    assert [r.image_id for r in unlabelled_pool(train, split, data)] == [7, 3, str(extra / "deep" / "x.bmp")]
+    with pytest.raises(DataError, match="no unlabelled image"):
+        unlabelled_pool(train, split_by_ratio(train, 1.0, 0), Data(unlabelled_has_labelled=False))
+    with pytest.raises(DataError, match="holds no image"):
+        unlabelled_records([root / "annotations"])
+
+
+def test_inspection_counts_and_lists_every_fault(make_coco: Any, content: Content) -> None:
+    good = content["annotations"][0]
+    content["annotations"] += [
+        {**good, "id": 2, "category_id": 4, "iscrowd": 1},
+        {**good, "id": 3, "category_id": 4},
+        {**good, "id": 4, "category_id": 5},
+        {**good, "id": 5, "segmentation": [[1, 1, 2, 2, 3, 3]]},
+    ]
+    root = make_coco(content)
+    (root / "val" / "a.png").write_bytes(b"no")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "val" / "b.png")
+    (root / "train" / "a.png").unlink()
+    report = inspect_dataset(open_dataset(Data(root=str(root)), strict=False))
+    train = report.parts["train"]
+    assert (train.images, train.empty_images, train.objects, train.crowds) == (2, 1, 2, 1)
+    assert train.classes == {"cat": 1, "dog": 1}
+    assert train.objects_an_image == [0, 0.5, 1, 1.5, 2]
+    assert train.areas == {"small": 2, "medium": 0, "large": 0}
+    kinds = sorted(fault.kind for fault in report.serious)
+    assert kinds == [
+        "missing image file",
+        *["undeclared category id"] * 2,
+        "unreadable image",
+        "wrong image size",
+    ]
+    assert [fault.annotation_id for fault in report.faults if fault.harmless] == [5, 5]
+    assert {fault.image_id for fault in report.serious if fault.kind != "undeclared category id"} == {7, 3}
+    json.dumps(report.to_dict())
+
+
+def test_inspecting_real_data(shared_dir: Path) -> None:
+    report = inspect_dataset(open_dataset(Data(root=str(shared_dir / "data" / "coco")), strict=False))
+    assert report.faults == []
+    assert report.parts["val"].objects + report.parts["val"].crowds == 517
