@@ -24,6 +24,11 @@ def ms_deform_attn(value: Tensor, shapes: Shapes, locations: Tensor, weights: Te
     return ms_deform_attn_reference(value, shapes, locations, weights)
 
 
+def kernel_in_use() -> str:
+    """Which implementation `ms_deform_attn` runs, and why, for `gdseg doctor` and `gdseg bench`."""
+    return "pure PyTorch (grid_sample): no compiled kernel in this version"
+
+
 def ms_deform_attn_reference(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """Plain PyTorch. Samples outside a level count as zero; pixel centres are at (i + 0.5) / length.
 
