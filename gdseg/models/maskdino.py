@@ -134,7 +134,8 @@ class MaskDINODecoder(nn.Module):
 
     def _memory(self, pyramid: Pyramid) -> Memory:
         """The levels in reverse of the encoder's order, as officially."""
-        levels = [proj(level) for proj, level in zip(self.input_proj, pyramid.levels, strict=True)][::-1]
+        with full_precision(pyramid.mask_features):
+            levels = [proj(level) for proj, level in zip(self.input_proj, pyramid.levels, strict=True)][::-1]
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1)
         return Memory(tokens, shapes, pyramid.mask_features)

@@ -1,6 +1,7 @@
 """Backbones of every family, what is frozen, and weights that fit or do not."""
 
 import importlib.util
+import re
 import sys
 
 import numpy as np
@@ -120,6 +121,24 @@ def test_weights_by_name_order_and_package(tmp_path):
     assert maps[0].equal(maps[2])
     four = Backbone(Options(name="resnet18", weights=str(tmp_path / "w.safetensors"), in_channels=6))
     torch.testing.assert_close(four.body.conv1.weight[:, :3], whole["conv1.weight"] / 2)
+
+
+def test_weights_with_foreign_names_and_another_position_grid(tmp_path):
+    """Swin as its authors name it, and a ViT trained at another size: timm's own filter converts both."""
+    torch.manual_seed(0)
+    swin = timm.create_model("swin_tiny_patch4_window7_224").state_dict()
+    later = re.compile(r"layers\.(\d)\.downsample")
+    foreign = {later.sub(lambda m: f"layers.{int(m[1]) - 1}.downsample", k): v for k, v in swin.items()}
+    foreign = {k.replace("head.fc", "head"): v for k, v in foreign.items()}
+    torch.save({"model": foreign}, tmp_path / "swin.pth")
+    backbone = Backbone(Options(name="swin_tiny_patch4_window7_224", weights=str(tmp_path / "swin.pth")))
+    reduction = backbone.body.layers_2.downsample.reduction.weight
+    assert reduction.equal(swin["layers.2.downsample.reduction.weight"])
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=96).state_dict()
+    save_file(vit, tmp_path / "vit.safetensors")
+    backbone = Backbone(Options(name="vit_tiny_patch16_224", weights=str(tmp_path / "vit.safetensors")))
+    assert backbone.body.model.pos_embed.shape[1] == 1 + 14 * 14
+    assert backbone.body.model.blocks[3].mlp.fc1.weight.equal(vit["blocks.3.mlp.fc1.weight"])
 
 
 def test_package_weights_without_importing_the_package():

@@ -140,9 +140,10 @@ def test_the_padding_has_no_influence():
     assert images[1, 0, 60, 90] > 0  # the caller's images are left alone
 
 
+@pytest.mark.parametrize("width", [32, 48])
 @pytest.mark.parametrize("kind", ["maskdino", "mask2former"])
-def test_bf16_autocast_and_channels_last(kind):
-    recipe = tiny(kind, backbone__channels_last=True)
+def test_bf16_autocast_and_channels_last(kind, width):
+    recipe = tiny(kind, backbone__channels_last=True, decoder__channels=width)
     torch.manual_seed(0)
     model = build_model(recipe, 3)
     images = (torch.rand(2, 3, 64, 96) * 255).to(memory_format=torch.channels_last)
