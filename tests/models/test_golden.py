@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from gdseg.losses.criterion import Criterion
 from gdseg.models.decode import decode
+from gdseg.models.denoising import blocked_attention, noised_queries
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, LayerOutput, Outputs
 
@@ -48,15 +49,24 @@ def named(outputs, prefix):
                     yield f"{start}/{place}{field}", tensor
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_outputs(shared_dir, name):
-    golden = Golden(shared_dir, name)
-    model = golden.model().eval()
-    images, sizes = golden.images(train=False)
+@pytest.fixture(scope="module", params=CONFIGS)
+def golden(request, shared_dir):
+    return Golden(shared_dir, request.param)
+
+
+@pytest.fixture(scope="module")
+def evaluated(golden):
+    """Our network's outputs in evaluation mode, with what its parts say on the way."""
+    model, (images, sizes), seen = golden.model().eval(), golden.images(train=False), {}
+    for name in ("backbone", "pixel_decoder"):
+        part = getattr(model, name)
+        part.register_forward_hook(lambda _module, _inputs, output, name=name: seen.update({name: output}))
     with torch.no_grad():
-        outputs = model(images, sizes)
-        features = model.backbone(_normalised(model, images, sizes))
-        pyramid = model.pixel_decoder(features)
+        return model(images, sizes), seen["backbone"], seen["pixel_decoder"]
+
+
+def test_outputs(golden, evaluated):
+    outputs, features, pyramid = evaluated
     pairs = {f"eval/backbone/{key}": value for key, value in features.items()}
     pairs["eval/mask_features"] = pyramid.mask_features
     pairs |= {f"eval/multi_scale/{i}": level for i, level in enumerate(pyramid.levels)}
@@ -66,9 +76,7 @@ def test_outputs(shared_dir, name):
     assert max(worst.values()) < 1, worst
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_training_outputs_losses_and_gradients(shared_dir, name):
-    golden = Golden(shared_dir, name)
+def test_training_outputs_losses_and_gradients(golden):
     model = golden.model().train()
     images, sizes = golden.images(train=True)
     outputs = model(images, sizes, golden.targets(), golden.draws())
@@ -91,16 +99,23 @@ def test_training_outputs_losses_and_gradients(shared_dir, name):
         assert float(ours[key].norm()) == pytest.approx(norm, rel=1e-3, abs=1e-5), key
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_predictions(shared_dir, name):
-    golden = Golden(shared_dir, name)
-    model = golden.model().eval()
+def test_denoising_queries(golden):
+    if "train/dn_in/attn_mask" not in golden.manifest["tensors"]:
+        pytest.skip("no denoising in this configuration")
+    model, options = golden.model(), golden.recipe().decoder
+    noised = noised_queries(golden.targets(), model.decoder.label_enc, options, golden.draws())
+    pairs = {"train/dn_in/query_label": noised.content, "train/dn_in/query_bbox": noised.anchors}
+    worst = golden.worst(pairs)
+    assert max(worst.values()) < 1, worst
+    blocked = blocked_attention(noised.groups, noised.slots, options.queries, torch.device("cpu"))
+    assert blocked.equal(torch.from_numpy(golden.arrays["train|dn_in|attn_mask"]).bool())
+
+
+def test_predictions(golden, evaluated):
     recipe, classes = golden.recipe(), golden.results["num_classes"]
     images, sizes = golden.images(train=False)
     originals = [tuple(s[2:]) for s in golden.results["eval_input_sizes"]]
-    batch = Batch([0, 1], images, sizes, originals, [None, None])
-    with torch.no_grad():
-        outputs = model(images, sizes)
+    batch, outputs = Batch([0, 1], images, sizes, originals, [None, None]), evaluated[0]
     for b, found in enumerate(decode(outputs, batch, recipe, classes, [c < 80 for c in range(classes)])):
         truth = {key.split("|", 1)[1]: a for key, a in golden.arrays.items() if key.startswith(f"post{b}|")}
         if recipe.task == "semantic":
@@ -167,11 +182,3 @@ def test_decode_of_stored_logits(shared_dir, family, task):
             assert found.panoptic.numpy().tolist() == arrays[f"post|{name}|panoptic"].tolist()
             kinds = [(s["id"], s["isthing"], s["label"]) for s in found.segments]
             assert kinds == [(s["id"], s["isthing"], s["category_id"]) for s in case["segments_info"]]
-
-
-def _normalised(model, images, sizes):
-    normalised = (images - model.mean) / model.std
-    for image, (h, w) in zip(normalised, sizes, strict=True):
-        image[:, h:] = 0
-        image[:, :, w:] = 0
-    return normalised
