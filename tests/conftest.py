@@ -56,3 +56,18 @@ TINY = [
     "loss.points=64", "train.batch_size=2", "train.steps=4", "train.log_every=1", "train.save_every=0", "train.eval_every=0",
     "distill.unlabelled_batch_size=2", "distill.steps=6", "distill.burn_in_steps=2", "distill.class_threshold=0.05",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Mask DINO of two classes (cat 5, dog 9) with random weights, for tests that need some network."""
+    import torch
+
+    from gdseg.models.checkpoint import Network, save_network
+    from gdseg.models.model import build_model
+
+    torch.manual_seed(0)
+    recipe = load_recipe("shapes_maskdino", TINY)
+    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
+    save_network(Network(build_model(recipe, 2), recipe, ["cat", "dog"], [5, 9]), path)
+    return path

@@ -207,14 +207,14 @@ def _report(
         return
     if quiet:
         return
-    header = ["", "AP", "AP50", "AP75", "AP small", "medium", "large", "AR1", "AR10", "AR max"]
+    header = ["", "AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR"]
     rows = [
         [f"{name} {kind}", *map(percent, values)]
         for name, s in scores.items()
         for kind in ("mask", "box")
         if (values := [v for k, v in s.metrics.items() if k.startswith(kind + "_")][:9])
     ]
-    print_table("AP and AR on the validation images, %", header, rows)
+    print_table("AP (small .. large: AP by object size) and AR on the validation images, %", header, rows)
     for name, s in scores.items() if per_class else ():
         print_table(f"{name}, each class, %", *class_table(s))
     err.print(f"written to {target}", highlight=False, soft_wrap=True)

@@ -57,7 +57,7 @@ def _full_size(
     """Predictions of mask logits [N, h, w], best first, without those that have no pixel at full size."""
     order = scores.argsort(descending=True, stable=True)
     rles = []
-    for part in torch.split(masks[order], canvas.chunk):
+    for part in torch.split(masks[order], canvas.chunk) if len(masks) else ():
         inside = (canvas.restore(part).sigmoid() > rule.pixel_threshold).cpu().numpy()
         rles += [coco_mask.encode(mask.astype("uint8", order="F")) for mask in inside]
     boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in rles]).reshape(-1, 4)

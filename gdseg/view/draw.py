@@ -41,7 +41,7 @@ class Style:
     def of(cls, size: tuple[int, int], labels: bool = True) -> Style:
         """The style for a canvas of (width, height) pixels."""
         shortest = min(size)
-        return cls(max(1, round(shortest / 400)), min(48, max(11, round(shortest / 38))), labels)
+        return cls(max(2, round(shortest / 400)), min(48, max(11, round(shortest / 38))), labels)
 
 
 def displayable(image: Tensor | Pixels) -> Pixels:

@@ -100,7 +100,7 @@ def _losses(axes: Axes, rows: Rows) -> None:
     if all(row["loss"] > 0 for row in rows):
         axes.set_yscale("log")
     axes.set_title("losses")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper right")
 
 
 def _by_kind(losses: object) -> dict[str, float]:

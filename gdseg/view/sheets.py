@@ -60,7 +60,7 @@ class Sheet:
             for column, (image, caption) in enumerate(self.cells[row * columns : (row + 1) * columns]):
                 x = _GAP + column * (CELL + _GAP)
                 page.paste(image, (x, y))
-                pen.text((x, y + height + 2), shorten(caption, CELL, _TEXT), fill=_GREY, font=font(_TEXT))
+                pen.text((x, y + image.height + 2), shorten(caption, CELL, _TEXT), fill=_GREY, font=font(_TEXT))
             y += height + caption_height
         page.paste(legend, (0, body))
         return page

@@ -1,0 +1,120 @@
+"""gdseg eval: networks of a run, files, results; what does not fit is said."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from gdseg.errors import CheckpointError, DataError, UsageError
+
+Gdseg = Callable[..., Result]
+
+
+def truth_as_results(data: Path) -> list[dict[str, Any]]:
+    content = json.loads((data / "annotations" / "instances_val.json").read_text())
+    keys = ("image_id", "category_id", "segmentation")
+    return [{**{k: a[k] for k in keys}, "score": 0.5} for a in content["annotations"]]
+
+
+def test_the_last_run_both_roles(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    result = gdseg("eval", "--data", small_data, "--per-class")
+    assert result.exit_code == 0, result.exception
+    assert "teacher mask" in result.stdout
+    assert "student box" in result.stdout
+    assert "dog" in result.stdout
+    document = json.loads((small_run / "eval.json").read_text())
+    assert list(document) == ["teacher", "student"]
+    assert document["student"]["metrics"]["mask_ap"] is not None
+    assert document["student"]["per_class"]["dog"]["objects"] == 1
+
+
+def test_one_file_json_and_overrides(
+    gdseg: Gdseg, tiny_checkpoint: Path, small_data: Path, tmp_path: Path
+) -> None:
+    arguments = ["eval", tiny_checkpoint, "postprocess.max_detections=150", "--data", small_data, "--json"]
+    result = gdseg(*arguments, "--out", tmp_path / "e.json")
+    assert result.exit_code == 0, result.exception
+    document = json.loads(result.stdout)
+    assert document == json.loads((tmp_path / "e.json").read_text())
+    assert "mask_ar150" in document["tiny"]["metrics"]
+    assert result.stderr == ""
+
+
+def test_the_truth_scores_a_hundred(gdseg: Gdseg, small_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(truth_as_results(small_data)))
+    for data in (small_data, small_data / "annotations" / "instances_val.json"):
+        result = gdseg("eval", "--pred", "r.json", "--data", data)
+        assert result.exit_code == 0, result.exception
+        assert "100.0" in result.stdout
+    metrics = json.loads((tmp_path / "r.eval.json").read_text())["results"]["metrics"]
+    assert metrics["mask_ap"] == pytest.approx(1)
+    assert metrics["mask_ap_large"] is None
+
+
+def test_a_truth_without_images_is_enough(gdseg: Gdseg, small_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(truth_as_results(small_data)))
+    truth = small_data / "annotations" / "instances_val.json"
+    for image in (small_data / "val").iterdir():
+        image.unlink()
+    assert gdseg("eval", "--pred", "r.json", "--data", truth, "-q").exit_code == 0
+    broken = json.loads(truth.read_text())
+    broken["annotations"][0]["category_id"] = 77
+    truth.write_text(json.dumps(broken))
+    assert isinstance(gdseg("eval", "--pred", "r.json", "--data", truth).exception, DataError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (["runs/none"], CheckpointError, "no such checkpoint"),
+        (["--role", "pupil"], UsageError, "pupil"),
+        (["a", "b"], UsageError, "one checkpoint"),
+        (["--pred", "r.json", "--role", "student"], UsageError, "--pred"),
+        (["--pred", "gone.json", "--data", "small"], DataError, "cannot read"),
+        (["--pred", "bad.json", "--data", "small"], DataError, "unknown image id"),
+        (["--data", "nowhere"], DataError, "no such data set"),
+        (["postprocess.boxxes=head"], UsageError, "boxxes"),
+    ],
+)
+def test_wrong_use(
+    gdseg: Gdseg,
+    small_run: Path,
+    small_data: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    kind: type,
+    words: str,
+) -> None:
+    bad = [{**truth_as_results(small_data)[0], "image_id": 999}]
+    (tmp_path / "bad.json").write_text(json.dumps(bad))
+    error = gdseg("eval", *arguments).exception
+    assert isinstance(error, kind)
+    assert words in str(error)
+
+
+def test_no_run_says_what_makes_one(gdseg: Gdseg) -> None:
+    error = gdseg("eval").exception
+    assert isinstance(error, CheckpointError)
+    assert "gdseg pretrain" in str(error)
+
+
+def test_other_classes_are_named(gdseg: Gdseg, tiny_checkpoint: Path, small_data: Path) -> None:
+    for part in ("train", "val"):
+        path = small_data / "annotations" / f"instances_{part}.json"
+        path.write_text(path.read_text().replace('"dog"', '"wolf"'))
+    error = gdseg("eval", tiny_checkpoint, "--data", small_data).exception
+    assert isinstance(error, CheckpointError)
+    assert "only in the checkpoint: dog" in str(error)
+    assert "only in the data: wolf" in str(error)
+
+
+def test_a_missing_role(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    (small_run / "checkpoints" / "best-student.safetensors").unlink()
+    error = gdseg("eval", "--role", "both", "--data", small_data).exception
+    assert isinstance(error, CheckpointError)
+    result = gdseg("eval", "--data", small_data)
+    assert result.exit_code == 0
+    assert "student" not in result.stdout

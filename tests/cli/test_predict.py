@@ -1,0 +1,100 @@
+"""gdseg predict: every format, unreadable files, what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from gdseg.cli.predict import split_checkpoint
+from gdseg.errors import CheckpointError, DataError, UsageError
+
+Gdseg = Callable[..., Result]
+
+
+def test_default_is_coco_and_overlays(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    result = gdseg("predict", small_data / "val", "--conf", 0)
+    assert result.exit_code == 0, result.exception
+    assert sorted(p.name for p in Path("predictions/overlay").iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]
+    document = json.loads(Path("predictions/predictions.json").read_text())
+    assert [i["file_name"] for i in document["images"]] == ["0.png", "1.png", "2.png"]
+    assert {c["id"] for c in document["categories"]} == {5, 9}
+    assert document["annotations"]
+    assert document["info"]["images"] == str(small_data / "val")
+    assert "objects in 3 images" in result.stdout
+
+
+def test_all_formats_and_json(gdseg: Gdseg, tiny_checkpoint: Path, small_data: Path) -> None:
+    formats = [word for f in ("png", "labelme", "yolo", "coco") for word in ("--format", f)]
+    inputs = [small_data / "val" / "0.png", str(small_data / "train" / "[01].png")]
+    result = gdseg("predict", tiny_checkpoint, *inputs, *formats, "--conf", 0, "--out", "o", "--json")
+    assert result.exit_code == 0, result.exception
+    summary = json.loads(result.stdout)
+    assert (summary["images"], summary["failed"]) == (3, [])
+    assert summary["objects"] == sum(summary["classes"].values()) > 0
+    files = {str(p.relative_to("o")) for p in Path("o").rglob("*") if p.is_file()}
+    assert {"predictions.json", "yolo/classes.txt", "png/0.png", "png/0-2.png", "labelme/1.json"} <= files
+    names = [i["file_name"] for i in json.loads(Path("o/predictions.json").read_text())["images"]]
+    assert names == ["val/0.png", "train/0.png", "train/1.png"]
+
+
+def test_a_prediction_can_be_scored(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    assert gdseg("predict", small_data / "val", "--conf", 0, "--format", "coco", "-q").exit_code == 0
+    direct = json.loads(gdseg("eval", "--role", "student", "--data", small_data, "--json").stdout)
+    result = gdseg("eval", "--pred", "predictions/predictions.json", "--data", small_data, "--json")
+    scored = json.loads(result.stdout)["results"]["metrics"]
+    assert scored == pytest.approx(direct["student"]["metrics"], nan_ok=True)
+
+
+def test_unreadable_files_do_not_stop_the_rest(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    (small_data / "val" / "1.png").write_bytes(b"no image")
+    result = gdseg("predict", small_data / "val", "gone.jpg")
+    assert isinstance(result.exception, DataError)
+    assert result.exception.exit_code == 3
+    assert "2 of 4 images" in str(result.exception)
+    assert "1.png" in result.stderr
+    assert "gone.jpg" in result.stderr
+    document = json.loads(Path("predictions/predictions.json").read_text())
+    assert [i["file_name"] for i in document["images"]] == ["small/val/0.png", "small/val/2.png"]
+
+
+def test_a_full_folder_is_refused(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    Path("predictions").mkdir()
+    Path("predictions/mine.txt").write_text("")
+    assert isinstance(gdseg("predict", small_data / "val").exception, UsageError)
+    assert gdseg("predict", small_data / "val", "--overwrite", "-q").exit_code == 0
+    assert Path("predictions/mine.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["small/val", "--format", "bmp"], UsageError),
+        (["runs/R"], UsageError),
+        (["gone.safetensors", "small/val"], CheckpointError),
+        (["empty"], DataError),
+        (["small/*.gif"], DataError),
+    ],
+)
+def test_wrong_use(gdseg: Gdseg, small_run: Path, small_data: Path, arguments: list[str], kind: type) -> None:
+    Path("empty").mkdir()
+    assert isinstance(gdseg("predict", *arguments).exception, kind)
+
+
+def test_the_first_word_is_a_checkpoint_only_if_it_looks_like_one(small_run: Path, small_data: Path) -> None:
+    for word, is_checkpoint in (
+        ("net.safetensors", True),
+        (small_run, True),
+        (small_data, False),
+        ("a.png", False),
+    ):
+        assert split_checkpoint([str(word), "x"])[0] == (str(word) if is_checkpoint else None)
+
+
+def test_grey_and_deep_images(gdseg: Gdseg, small_run: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 50), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("L", (50, 40)).save(tmp_path / "grey.jpg")
+    assert gdseg("predict", "deep.png", "grey.jpg", "--conf", 0).exit_code == 0

@@ -1,0 +1,93 @@
+"""gdseg pseudo-label: the rule of training, a file that loads as labels, a contact sheet, counts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from gdseg.data.coco import load_coco
+from gdseg.data.images import read_image
+from gdseg.errors import DataError, UsageError
+from gdseg.predict import load_model
+from gdseg.train.label_images import label_image
+from gdseg.train.pseudo import pseudo_targets
+
+Gdseg = Callable[..., Result]
+LOW = ["distill.min_area=0", "--conf", "0.005"]
+
+
+def test_labels_load_back_and_train(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    result = gdseg("pseudo-label", small_data / "train", *LOW)
+    assert result.exit_code == 0, result.exception
+    content = load_coco(Path("labels.json"), small_data / "train")
+    assert content.faults == []
+    assert content.category_ids == [5, 9]
+    count = sum(len(record.annotations or ()) for record in content.records)
+    assert count > 0
+    assert f"{count} pseudo-labels in 3 images" in result.stdout
+    with Image.open("labels.png") as sheet:
+        assert sheet.width > 600
+    evaluated = gdseg(
+        "eval", "--pred", "labels.json", "--data", small_data, "data.val=annotations/instances_train.json"
+    )
+    assert evaluated.exit_code == 0, evaluated.exception
+
+
+def test_the_rule_is_that_of_training(tiny_checkpoint: Path, small_data: Path) -> None:
+    predictor = load_model(tiny_checkpoint, "cpu")
+    rule = predictor.network.recipe.distill
+    rule.min_area = 0.0
+    image = read_image(small_data / "train" / "1.png")
+    _, outputs = predictor.outputs(image)
+    scores = outputs.final.logits.sigmoid().amax(-1)[0].sort(descending=True).values
+    rule.class_threshold = float(scores[4])  # the four best pass
+    [targets] = pseudo_targets(outputs.final, rule, softmax=False)
+    kept, below = label_image(predictor, image, rule)
+    assert len(targets) == 4
+    assert len(kept) <= 4  # a mask may have no pixel
+    assert set(kept.scores.tolist()) <= set(targets.scores.tolist())
+    assert kept.scores.tolist() == sorted(kept.scores.tolist(), reverse=True)
+    assert not set(kept.scores.tolist()) & set(below.scores.tolist())
+    rule.class_threshold = 1.0
+    assert len(label_image(predictor, image, rule)[0]) == 0
+
+
+def test_full_size_masks_are_the_small_ones_enlarged(tiny_checkpoint: Path, small_data: Path) -> None:
+    predictor = load_model(tiny_checkpoint, "cpu")
+    rule = predictor.network.recipe.distill
+    rule.class_threshold, rule.min_area = 0.0, 0.0
+    image = read_image(small_data / "train" / "1.png")
+    _, outputs = predictor.outputs(image)
+    [targets] = pseudo_targets(outputs.final, rule, softmax=False)
+    kept, _ = label_image(predictor, image, rule)
+    assert targets.scores is not None
+    small = dict(zip(targets.scores.tolist(), targets.masks, strict=True))
+    for i, score in enumerate(kept.scores.tolist()):
+        share = kept.mask(i).float().mean()
+        assert float(share) == pytest.approx(float(small[score][:12].float().mean()), abs=0.1)
+
+
+def test_conf_and_unreadable_files(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    (small_data / "train" / "1.png").write_bytes(b"")
+    result = gdseg("pseudo-label", small_data / "train", "--conf", 1, "--sample", 0, "--json")
+    assert isinstance(result.exception, DataError)
+    summary = json.loads(result.stdout)
+    assert summary["objects"] == {"cat": 0, "dog": 0}
+    assert len(summary["failed"]) == 1
+    assert not Path("labels.png").exists()
+    assert len(json.loads(Path("labels.json").read_text())["images"]) == 2
+
+
+def test_what_is_refused(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    Path("labels.json").write_text("mine")
+    assert isinstance(gdseg("pseudo-label", small_data / "train").exception, UsageError)
+    assert Path("labels.json").read_text() == "mine"
+    assert gdseg("pseudo-label", small_data / "train", "--overwrite", "-q").exit_code == 0
+    assert isinstance(gdseg("pseudo-label", small_run, "--out", "x.json").exception, UsageError)
+    twice = gdseg(
+        "pseudo-label", small_data, "distill.class_threshold=0.5", "--conf", "0.5", "--out", "x.json"
+    )
+    assert isinstance(twice.exception, UsageError)

@@ -1,0 +1,67 @@
+"""gdseg visualize: labels, predictions, pairs, curves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from gdseg.errors import DataError, UsageError
+from gdseg.view.colours import class_colour
+
+Gdseg = Callable[..., Result]
+
+
+def has_colour(path: str, label: int) -> bool:
+    with Image.open(path) as picture:
+        return bool((np.asarray(picture.convert("RGB")) == class_colour(label)).all(2).sum() > 50)
+
+
+def test_labels_of_a_data_set(gdseg: Gdseg, small_data: Path) -> None:
+    result = gdseg("visualize", small_data, "--out", "t.png", "--sample", 2, "--json")
+    assert result.exit_code == 0, result.exception
+    assert [Path(p).name for p in json.loads(result.stdout)["shown"]] == ["0.png", "2.png"]
+    assert has_colour("t.png", 0)
+    assert not has_colour("t.png", 1)  # image 1 is not shown
+    assert gdseg("visualize", small_data, "--out", "v.jpg", "--part", "val").exit_code == 0
+
+
+def test_predictions_alone_and_beside_the_truth(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    assert gdseg("predict", small_data / "val", "--conf", 0, "--format", "coco", "-q").exit_code == 0
+    pred = "predictions/predictions.json"
+    assert gdseg("visualize", pred, "--out", "a.png", "--conf", 0).exit_code == 0
+    assert gdseg("visualize", pred, "--data", small_data, "--out", "b.png").exit_code == 0
+    with Image.open("a.png") as alone, Image.open("b.png") as pairs:
+        assert pairs.width > alone.width
+    Path("moved").mkdir()
+    for image in (small_data / "val").iterdir():
+        image.rename(Path("moved") / image.name)
+    assert isinstance(gdseg("visualize", pred, "--out", "c.png").exception, DataError)
+
+
+def test_curves(gdseg: Gdseg, small_run: Path) -> None:
+    result = gdseg("visualize", small_run, "--out", "c.png", "--json")
+    assert json.loads(result.stdout)["shown"] == ["losses"]
+    assert Path("c.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["nowhere", "--out", "x.png"], DataError),
+        (["small", "--out", "x.txt"], UsageError),
+        (["small", "--out", "old.png"], UsageError),
+        (["small", "--out", "x.png", "--part", "test"], UsageError),
+        (["list.json", "--out", "x.png"], DataError),
+        (["broken.json", "--out", "x.png"], DataError),
+    ],
+)
+def test_wrong_use(gdseg: Gdseg, small_data: Path, arguments: list[str], kind: type) -> None:
+    Path("old.png").write_text("")
+    Path("list.json").write_text("[]")
+    Path("broken.json").write_text("[" * 100_000)
+    assert isinstance(gdseg("visualize", *arguments).exception, kind)
+    assert Path("old.png").read_text() == ""
