@@ -66,7 +66,8 @@ def build_targets(record: Record, geometry: Geometry) -> Targets | None:
     crowds = [a for a in record.annotations if a["iscrowd"]]
     masks = as_masks([warp_mask(a, geometry) for a in things], geometry.canvas)
     labels = torch.tensor([a["label"] for a in things], dtype=torch.int64)
-    keep = masks.flatten(1).any(1)
-    masks, labels = masks[keep], labels[keep]
+    boxes = masks_to_boxes_cxcywh(masks)
+    keep = boxes[:, 2] > 0
+    masks, labels, boxes = masks[keep], labels[keep], boxes[keep]
     ignore = as_masks([warp_mask(a, geometry) for a in crowds], geometry.canvas).any(0) if crowds else None
-    return Targets(labels, masks, masks_to_boxes_cxcywh(masks), torch.ones(len(labels)), ignore)
+    return Targets(labels, masks, boxes, torch.ones(len(labels)), ignore)

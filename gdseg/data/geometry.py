@@ -14,10 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from gdseg.data.rle import polygons_mask
+from gdseg.data.rle import polygons_mask, rle_band
 from gdseg.recipe import Augment
 
 Size = tuple[int, int]
@@ -141,7 +140,10 @@ def _sampled(rle: dict[str, Any], geometry: Geometry) -> NDArray[np.uint8]:
     columns = _nearest(geometry.source[1], geometry.resized[1], geometry.offset[1], geometry.crop[1])
     if geometry.flip:
         columns = geometry.source[1] - 1 - columns
-    mask: NDArray[np.uint8] = coco_mask.decode(rle)[rows[:, None], columns[None]]
+    first, band = rle_band(rle)
+    hit = np.flatnonzero((columns >= first) & (columns < first + len(band)))
+    mask = np.zeros(geometry.crop, dtype=np.uint8)
+    mask[:, hit] = band[columns[hit] - first][:, rows].T
     return mask
 
 

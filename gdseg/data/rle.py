@@ -51,6 +51,21 @@ def string_counts(text: str) -> NDArray[np.int64]:
     return values
 
 
+def rle_band(rle: dict[str, Any]) -> tuple[int, NDArray[np.uint8]]:
+    """The part of a checked RLE mask that holds its pixels: its first column, and uint8 [columns, H].
+
+    Much faster than decoding the whole image when objects are small and many.
+    """
+    height = rle["size"][0]
+    runs = string_counts(rle["counts"])
+    ends = np.cumsum(runs)
+    first = int(runs[0]) // height
+    last = (int(ends[-1 - len(runs) % 2]) - 1) // height  # an odd number of runs ends with zeros
+    edges = np.clip(np.concatenate([[0], ends]), first * height, (last + 1) * height)
+    flat = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), np.diff(edges))
+    return first, flat.reshape(-1, height)
+
+
 def check_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
     """A safe compressed RLE {"size": [height, width], "counts": str} for a COCO RLE dict of either kind.
 

@@ -10,6 +10,7 @@ from gdseg.data.rle import (
     annotation_mask,
     check_polygons,
     check_rle,
+    rle_band,
     string_counts,
     to_rle,
 )
@@ -42,6 +43,20 @@ def test_both_kinds_of_rle_decode_to_the_mask(seed: int) -> None:
         checked = check_rle(kind, h, w)
         assert isinstance(checked["counts"], str)
         np.testing.assert_array_equal(annotation_mask({"segmentation": checked}, h, w), mask)
+    first, band = rle_band(rle)
+    whole = np.zeros((w, h), bool)
+    whole[first : first + len(band)] = band
+    np.testing.assert_array_equal(whole.T, mask)
+    assert len(band) == np.ptp(np.flatnonzero(mask.any(0))) + 1
+
+
+def test_a_band_of_runs_of_no_length() -> None:
+    """Pointless but legal: zero-length runs at the ends."""
+    rle = check_rle({"size": [3, 4], "counts": [0, 0, 4, 2, 6, 0]}, 3, 4)
+    first, band = rle_band(rle)
+    whole = np.zeros((4, 3), np.uint8)
+    whole[first : first + len(band)] = band
+    np.testing.assert_array_equal(whole.T, coco_mask.decode(rle))
 
 
 def test_to_rle_takes_tensors() -> None:
