@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gdseg.cli.console import err, out, print_json, print_table
-from gdseg.cli.options import JsonOpt
+from gdseg.cli.options import JsonOpt, OverridesArg
 
 if TYPE_CHECKING:
     from gdseg.data.inspect import PartReport, Report
+    from gdseg.recipe import Data
 
 data_app = typer.Typer(
     help="Make, inspect and split data sets.", no_args_is_help=True, rich_markup_mode="rich"
@@ -31,7 +32,7 @@ INSPECT_HELP = """Count what a data set holds and list everything wrong with it 
 
   gdseg data inspect shapes
 
-  gdseg data inspect my-data/ --json > report.json
+  gdseg data inspect my-data/ data.train=labels.json data.train_images=photos --json > report.json
 """
 SPLIT_HELP = """Choose the labelled images and save their ids; a smaller ratio is part of a larger one.
 
@@ -59,19 +60,27 @@ def shapes(
 
 
 @data_app.command(help=INSPECT_HELP)
-def inspect(data: DataArg = "shapes", json: JsonOpt = False) -> None:
+def inspect(data: DataArg = "shapes", overrides: OverridesArg = None, json: JsonOpt = False) -> None:
     """See INSPECT_HELP."""
     from gdseg.data.dataset import open_dataset
     from gdseg.data.inspect import inspect_dataset
-    from gdseg.recipe import Data
 
-    report = inspect_dataset(open_dataset(Data(root=data), strict=False))
+    report = inspect_dataset(open_dataset(_data_keys(data, overrides), strict=False))
     if json:
         print_json(report.to_dict())
     else:
         _print_report(report)
     if report.serious:
         raise typer.Exit(3)
+
+
+def _data_keys(root: str, overrides: list[str] | None) -> "Data":
+    """The default data section; the overrides name files that looking does not find."""
+    from gdseg.recipe_yaml import DEFAULT_RECIPE, load_recipe
+
+    data = load_recipe(DEFAULT_RECIPE, overrides).data
+    data.root = root
+    return data
 
 
 def _print_report(report: "Report") -> None:
@@ -119,17 +128,17 @@ def split(
     path: Annotated[Path, typer.Option("--out", "-o", help="The split.json to write.")],
     ratio: Annotated[float, typer.Option(help="Share of the training images, in (0, 1].")],
     data: DataArg = "shapes",
+    overrides: OverridesArg = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice.", min=0)] = 0,
 ) -> None:
     """See SPLIT_HELP."""
     from gdseg.data.dataset import open_dataset
     from gdseg.data.split import save_split, split_by_ratio
     from gdseg.errors import UsageError
-    from gdseg.recipe import Data
 
     if path.is_dir():
         raise UsageError("--out is a folder, a file is needed", path, "as --out split.json")
-    records = open_dataset(Data(root=data), parts=("train",)).train
+    records = open_dataset(_data_keys(data, overrides), parts=("train",)).train
     chosen = split_by_ratio(records, ratio, seed)
     save_split(chosen, path)
     message = f"{len(chosen.ids)} of {len(records)} training images, sha256 {chosen.sha256[:12]}, in {path}"

@@ -48,8 +48,8 @@ class CocoFile:
     faults: list[Fault] = field(default_factory=list)
 
 
-def load_coco(path: Path, images: Path) -> CocoFile:
-    """Read and check a COCO instance json whose images lie in the folder `images`.
+def load_coco(path: Path, images: Path, root: Path | None = None) -> CocoFile:
+    """Read and check a COCO instance json whose images lie in the folder `images` of the data set `root`.
 
     Raises DataError: the file is not COCO, or holds faults that would make training wrong.
     """
@@ -58,7 +58,7 @@ def load_coco(path: Path, images: Path) -> CocoFile:
     if serious:
         kinds = Counter(fault.kind for fault in serious)
         counts = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
-        hint = f"run 'gdseg data inspect {path.parent.parent}' for all of them"
+        hint = f"run 'gdseg data inspect {root or path.parent.parent}' for all of them"
         raise DataError(f"{counts}; first: {serious[0]}", path, hint)
     return content
 

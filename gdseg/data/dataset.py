@@ -52,7 +52,7 @@ def open_dataset(data: Data, parts: Sequence[str] = ("train", "val"), *, strict:
     for part in parts:
         path = _find_json(root, part, data.train if part == "train" else data.val)
         images = _find_images(root, part, path, data.train_images if part == "train" else data.val_images)
-        files[part] = (load_coco if strict else read_coco)(path, images)
+        files[part] = load_coco(path, images, root) if strict else read_coco(path, images)
     first = files[parts[0]]
     for other in files.values():
         _refuse_other_classes(first, other)

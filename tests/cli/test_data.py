@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gdseg.cli.data import data_app
-from gdseg.errors import DataError, UsageError
+from gdseg.errors import DataError, RecipeError, UsageError
 
 
 def run(*words: str) -> Result:
@@ -40,6 +40,17 @@ def test_inspect_prints_a_table_or_json(made: Path) -> None:
     report = json.loads(run("inspect", str(made), "--json").stdout)
     assert report["parts"]["train"]["images"] == 20
     assert report["faults"] == []
+
+
+def test_keys_name_what_looking_does_not_find(made: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(made, tmp_path / "set")
+    (moved / "annotations" / "instances_train.json").rename(moved / "mine.json")
+    out = str(tmp_path / "split.json")
+    assert isinstance(run("split", str(moved), "--ratio", "1", "--out", out).exception, DataError)
+    keys = ("data.train=mine.json", "data.train_images=train")
+    assert run("split", str(moved), *keys, "--ratio", "1", "--out", out).exit_code == 0
+    assert run("inspect", str(moved), *keys).exit_code == 0
+    assert isinstance(run("inspect", str(moved), "data.trian=x").exception, RecipeError)
 
 
 def test_inspect_lists_every_fault_and_exits_with_3(made: Path, tmp_path: Path) -> None:

@@ -230,3 +230,12 @@ def test_where_the_images_lie_does_not_matter(records: list[Record], recipe: Rec
         shutil.copy(record.path, tmp_path)
         moved.append(replace(record, path=tmp_path / record.path.name))
     assert_same(list(batches(moved, recipe, steps=2)), list(batches(records, recipe, steps=2)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_are_pinned_beside_a_gpu(records: list[Record], recipe: Recipe) -> None:
+    recipe.data.workers = 2
+    batch = next(batches(records, recipe))
+    assert all(tensor.is_pinned() for tensor in tensors(batch))
+    assert all(tensor.is_cuda for tensor in tensors(batch.to("cuda")))
