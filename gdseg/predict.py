@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from gdseg.data.geometry import test_geometry, warp_image
 from gdseg.data.images import fit_channels, list_images, read_image
 from gdseg.data.loader import collate
+from gdseg.data.rle import to_rle
 from gdseg.device import resolve_device
 from gdseg.errors import DataError
 from gdseg.eval.run import forward, infer_batch
@@ -66,6 +68,7 @@ class Predictor:
         network = self.network
         batch = self._batch(image)
         found = infer_batch(network.model, batch, network.recipe, len(network.classes), self.device)[0]
+        found = found if found.semantic is None else class_regions(found)
         return replace(found.filter(conf), names=network.classes)
 
     def outputs(self, image: Tensor) -> tuple[Batch, Outputs]:
@@ -86,6 +89,17 @@ def load_model(path: str | Path | None = None, device: str = "auto") -> Predicto
     """
     file, chosen = find_checkpoint(path), resolve_device(device)
     return Predictor(load_network(file, chosen), chosen, file)
+
+
+def class_regions(found: Predictions) -> Predictions:
+    """A semantic map's classes as one region each, with score 1, the largest first; the map stays."""
+    assert found.semantic is not None
+    labels, counts = torch.unique(found.semantic, return_counts=True)
+    labels = labels[counts.argsort(descending=True)]
+    rles = [to_rle(found.semantic == label) for label in labels]
+    boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in rles]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return replace(found, labels=labels, scores=torch.ones(len(labels)), boxes_xyxy_px=boxes, rles=rles)
 
 
 def as_tensor(image: ImageLike, in_channels: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gdseg.errors import CheckpointError, DataError, MachineError
-from gdseg.predict import Predictor, as_tensor, iter_images, load_model
+from gdseg.predict import Predictor, as_tensor, class_regions, iter_images, load_model
 from gdseg.structures import Predictions
 
 
@@ -70,6 +70,18 @@ def test_supervision_is_asked_for_by_name(predictor: Predictor, pixels: Any) -> 
     else:  # it is no dependency
         with pytest.raises(MachineError, match="supervision"):
             predictor.predict(pixels).to_supervision()
+
+
+def test_a_semantic_map_becomes_one_region_a_class() -> None:
+    semantic = torch.zeros(4, 6, dtype=torch.int64)
+    semantic[1:3, 2:4] = 1
+    nothing = Predictions(
+        "a", (4, 6), torch.zeros(0), torch.zeros(0), torch.zeros(0, 4), [], semantic=semantic
+    )
+    found = class_regions(nothing)
+    assert found.labels.tolist() == [0, 1]
+    assert torch.equal(found.mask(1), semantic == 1)
+    assert found.boxes_xyxy_px[1].tolist() == [2, 1, 4, 3]
 
 
 @pytest.mark.parametrize(

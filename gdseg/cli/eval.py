@@ -146,6 +146,8 @@ def _score_network(
     chosen = resolve_device(device)
     network = load_network(file, chosen)
     recipe = network.recipe
+    if recipe.task == "semantic":
+        raise UsageError("a semantic network has no instances to score", file, "look at them: gdseg predict")
     if data is not None:  # where its parts are is looked for anew
         recipe.data = Data(root=data, workers=recipe.data.workers)
     recipe = apply_overrides(recipe, overrides)
@@ -207,14 +209,14 @@ def _report(
         return
     if quiet:
         return
-    header = ["", "AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR"]
+    header = ["", "AP", "AP50", "AP75", "S", "M", "L", "AR1", "AR10", "AR"]
     rows = [
         [f"{name} {kind}", *map(percent, values)]
         for name, s in scores.items()
         for kind in ("mask", "box")
         if (values := [v for k, v in s.metrics.items() if k.startswith(kind + "_")][:9])
     ]
-    print_table("AP (small .. large: AP by object size) and AR on the validation images, %", header, rows)
+    print_table("AP (S M L: of small, medium, large objects) and AR, %", header, rows)
     for name, s in scores.items() if per_class else ():
         print_table(f"{name}, each class, %", *class_table(s))
     err.print(f"written to {target}", highlight=False, soft_wrap=True)

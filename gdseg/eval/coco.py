@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,9 +60,9 @@ def score(
         _read_tables(
             _accumulate(truth, found, records, category_ids, kind, limit), kind, limit, classes, scores
         )
-    for label, name in enumerate(classes):
-        count = sum(a["category_id"] == category_ids[label] and not a["iscrowd"] for a in truth)
-        scores.per_class[name]["objects"] = float(count)
+    objects = Counter(annotation["category_id"] for annotation in truth if not annotation["iscrowd"])
+    for category_id, name in zip(category_ids, classes, strict=True):
+        scores.per_class[name]["objects"] = float(objects[category_id])
     return scores
 
 

@@ -60,7 +60,9 @@ class Sheet:
             for column, (image, caption) in enumerate(self.cells[row * columns : (row + 1) * columns]):
                 x = _GAP + column * (CELL + _GAP)
                 page.paste(image, (x, y))
-                pen.text((x, y + image.height + 2), shorten(caption, CELL, _TEXT), fill=_GREY, font=font(_TEXT))
+                pen.text(
+                    (x, y + image.height + 2), shorten(caption, CELL, _TEXT), fill=_GREY, font=font(_TEXT)
+                )
             y += height + caption_height
         page.paste(legend, (0, body))
         return page
@@ -88,16 +90,6 @@ def thumbnail_size(image: Pixels) -> tuple[int, int]:
     height, width = image.shape[:2]
     scale = CELL / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def side_by_side(
-    left: tuple[Pixels, Predictions, str], right: tuple[Pixels, Predictions, str]
-) -> Image.Image:
-    """Two views of one image, as truth | prediction: each is image [H, W, 3], masks, caption."""
-    sheet = Sheet("", columns=2)
-    for image, found, caption in (left, right):
-        sheet.cells.append((draw(image, found, size=thumbnail_size(image)), caption))
-    return sheet.render()
 
 
 def spread(count: int, sample: int) -> list[int]:

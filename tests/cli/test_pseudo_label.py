@@ -9,9 +9,11 @@ from PIL import Image
 from typer.testing import Result
 
 from gdseg.data.coco import load_coco
+from gdseg.data.dataset import open_dataset
 from gdseg.data.images import read_image
 from gdseg.errors import DataError, UsageError
 from gdseg.predict import load_model
+from gdseg.recipe import Data
 from gdseg.train.label_images import label_image
 from gdseg.train.pseudo import pseudo_targets
 
@@ -30,6 +32,9 @@ def test_labels_load_back_and_train(gdseg: Gdseg, small_run: Path, small_data: P
     assert f"{count} pseudo-labels in 3 images" in result.stdout
     with Image.open("labels.png") as sheet:
         assert sheet.width > 600
+    labels, images = str(Path("labels.json").absolute()), str(small_data / "train")
+    dataset = open_dataset(Data(root=str(small_data), train=labels, train_images=images))  # as the help says
+    assert sum(len(record.annotations or ()) for record in dataset.train) == count
     evaluated = gdseg(
         "eval", "--pred", "labels.json", "--data", small_data, "data.val=annotations/instances_train.json"
     )
