@@ -99,7 +99,7 @@ def _mask_facts(masks: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor, list[dic
     for part in torch.split(masks, canvas.chunk):
         logits = canvas.restore(part)
         inside = logits > 0
-        total = logits.sigmoid_().mul_(inside).flatten(1).sum(1)
+        total = logits.sigmoid().mul_(inside).flatten(1).sum(1)
         quality.append(total / (inside.flatten(1).sum(1) + 1e-6))
         boxes.append(_tight_boxes(inside))
         columns = inside.transpose(1, 2).contiguous().cpu().numpy().view("uint8")

@@ -31,9 +31,8 @@ class Canvas:
 
     @property
     def chunk(self) -> int:
-        """How many full-size masks are held at a time."""
-        area = max(self.padded[0] * self.padded[1], self.original[0] * self.original[1])
-        return max(1, _CHUNK_BYTES // (4 * area))
+        """How many masks are held at a time at the larger of the two sizes."""
+        return min(_at_once(self.padded), _at_once(self.original))
 
     def enlarge(self, masks: Tensor) -> Tensor:
         """[N, h, w] over the whole canvas -> float32 [N, H, W] of the canvas."""
@@ -56,6 +55,10 @@ class Canvas:
         return torch.cat((centre - half, centre + half), -1) * scale
 
 
+def _at_once(size: Size) -> int:
+    return max(1, _CHUNK_BYTES // (4 * size[0] * size[1]))
+
+
 def _resize(maps: Tensor, size: Size) -> Tensor:
     if maps.shape[-2:] == size:
         return maps
@@ -67,14 +70,16 @@ def semantic_map(logits_QK: Tensor, masks: Tensor, canvas: Canvas, recipe: Recip
     scores_QC = logits_QK.softmax(-1)[:, :-1] if recipe.softmax_classes else _sharpened(logits_QK, recipe)
     best = masks.new_full(canvas.original, -1.0, dtype=torch.float32)
     labels = torch.zeros(canvas.original, dtype=torch.int64, device=masks.device)
-    for first in range(0, scores_QC.shape[1], canvas.chunk):
-        chosen = scores_QC[:, first : first + canvas.chunk]
+    step, first = _at_once(canvas.padded), 0
+    for chosen in torch.split(scores_QC, step, dim=1):
         total = masks.new_zeros(chosen.shape[1], *canvas.padded, dtype=torch.float32)
-        for part, weight in zip(*(torch.split(x, canvas.chunk) for x in (masks, chosen)), strict=True):
+        for part, weight in zip(torch.split(masks, step), torch.split(chosen, step), strict=True):
             total += torch.einsum("qc,qhw->chw", weight, canvas.enlarge(part).sigmoid())
-        value, index = canvas.finish(total).max(0)
-        labels = torch.where(value > best, index + first, labels)
-        best = torch.maximum(best, value)
+        for few in torch.split(total, canvas.chunk):
+            value, index = canvas.finish(few).max(0)
+            labels = torch.where(value > best, index + first, labels)
+            best = torch.maximum(best, value)
+            first += len(few)
     return labels.cpu()
 
 

@@ -54,6 +54,12 @@ def our_name(official: str) -> str | None:
     return None
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file."""
+    with np.load(path) as stored:
+        return dict(stored)
+
+
 class Golden:
     """One golden configuration."""
 
@@ -61,7 +67,7 @@ class Golden:
         folder = shared / "reference" / "golden"
         self.official = _load_recipe_module(folder / "recipe.py")
         self.manifest = json.loads((folder / name / "manifest.json").read_text())
-        self.arrays = np.load(folder / name / "tensors.npz")
+        self.arrays = read_arrays(folder / name / "tensors.npz")
         self.seed = self.manifest["seed"]
         self.results = self.manifest["results"]
 

@@ -2,12 +2,17 @@
 
 import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from gdseg.models.deform_attn import MSDeformAttn, ms_deform_attn, ms_deform_attn_reference
+
+sys.path.insert(0, str(Path(__file__).parent))
+from golden import read_arrays
 
 SHAPES = [(3, 4), (2, 2)]
 
@@ -44,7 +49,7 @@ def test_official_vectors(shared_dir):
     cases = {
         k: v for k, v in json.loads((folder / "manifest.json").read_text()).items() if k.startswith("msda|")
     }
-    arrays = np.load(folder / "tensors.npz")
+    arrays = read_arrays(folder / "tensors.npz")
     for case, facts in cases.items():
         value, locations, weights, grad_out = (
             torch.from_numpy(arrays[f"{case}|{key}"]) for key in ("value", "loc", "weight", "grad_out")
@@ -61,7 +66,7 @@ def test_official_vectors(shared_dir):
 
 @pytest.mark.parametrize(("heads", "levels"), [(8, 4), (4, 3), (8, 3)])
 def test_official_start_of_the_offsets(shared_dir, heads, levels):
-    arrays = np.load(shared_dir / "reference" / "golden" / "unit_ops" / "tensors.npz")
+    arrays = read_arrays(shared_dir / "reference" / "golden" / "unit_ops" / "tensors.npz")
     bias = torch.from_numpy(arrays[f"msda_init|heads{heads}_levels{levels}_points4|sampling_offsets.bias"])
     module = MSDeformAttn(64, levels, heads, 4)
     torch.testing.assert_close(module.sampling_offsets.bias.double(), bias, rtol=1e-5, atol=1e-5)

@@ -16,7 +16,7 @@ from gdseg.recipe import Recipe
 from gdseg.structures import Batch, LayerOutput, Outputs
 
 sys.path.insert(0, str(Path(__file__).parent))
-from golden import Golden, our_name
+from golden import Golden, our_name, read_arrays
 
 CONFIGS = [
     "m2f_inst_r18_tiny",
@@ -143,7 +143,7 @@ def test_predictions(golden, evaluated):
 def synthetic(shared_dir, family):
     folder = shared_dir / "reference" / "golden" / f"synth_{family}"
     cases = json.loads((folder / "manifest.json").read_text())["post"]
-    return cases, np.load(folder / "tensors.npz")
+    return cases, read_arrays(folder / "tensors.npz")
 
 
 @pytest.mark.parametrize("family", ["m2f", "mdino"])

@@ -1,6 +1,8 @@
 """Embeddings, proposals and boxes of masks against hand-made cases and the official float64 vectors."""
 
-import numpy as np
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -9,10 +11,13 @@ from gdseg.models.layers import Attention, inverse_sigmoid, sine_anchor, sine_po
 from gdseg.models.pixel_decoder import pixel_centres
 from gdseg.models.two_stage import anchors_from_masks, best_tokens, token_anchors
 
+sys.path.insert(0, str(Path(__file__).parent))
+from golden import read_arrays
+
 
 @pytest.fixture
 def vectors(shared_dir):
-    arrays = np.load(shared_dir / "reference" / "golden" / "unit_ops" / "tensors.npz")
+    arrays = read_arrays(shared_dir / "reference" / "golden" / "unit_ops" / "tensors.npz")
     return lambda key: torch.from_numpy(arrays[key])
 
 
