@@ -22,6 +22,7 @@ from gdseg.view.colours import class_colour
 Rows = Sequence[dict[str, Any]]
 _ROLES = {"teacher": 4, "student": 5}  # colours: blue, vermilion
 _LOSSES_SHOWN = 6
+_BELOW: dict[str, Any] = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3}
 
 
 def plot_run(run: Path, out: Path) -> list[str]:
@@ -40,7 +41,7 @@ def plot_run(run: Path, out: Path) -> list[str]:
         raise DataError(
             "the run has logged nothing yet", run, "it writes its first line after train.log_every steps"
         )
-    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(panels), 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     burn_in = read_run(run).get("burn_in_steps")
     for place, (rows, paint) in zip(
@@ -100,7 +101,7 @@ def _losses(axes: Axes, rows: Rows) -> None:
     if all(row["loss"] > 0 for row in rows):
         axes.set_yscale("log")
     axes.set_title("losses")
-    axes.legend(fontsize=8, loc="upper right")
+    axes.legend(**_BELOW)
 
 
 def _by_kind(losses: object) -> dict[str, float]:
@@ -135,7 +136,7 @@ def _ap(axes: Axes, rows: Rows) -> None:
             )
     axes.set_title("AP on the validation images (%)")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
+    axes.legend(**_BELOW)
 
 
 def _pseudo(axes: Axes, rows: Rows) -> None:
@@ -149,4 +150,4 @@ def _pseudo(axes: Axes, rows: Rows) -> None:
         right.spines["top"].set_visible(False)
     axes.set_ylim(bottom=0)
     axes.set_title("pseudo-labels")
-    axes.legend(handles=lines, fontsize=8, loc="lower right")
+    axes.legend(handles=lines, **_BELOW)
