@@ -14,11 +14,12 @@ import torch
 from gdseg.data.dataset import labelled_records, open_dataset
 from gdseg.data.loader import train_batches
 from gdseg.data.split import choose_split
+from gdseg.eval.run import forward
 from gdseg.models.deform_attn import kernel_in_use, ms_deform_attn, ms_deform_attn_reference
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
-from gdseg.structures import Batch, Targets
-from gdseg.train.engine import Learner, Part, infer, seed_step
+from gdseg.structures import Batch
+from gdseg.train.engine import Learner, labelled_part, seed_step
 
 PARTS = ("op", "model", "train", "data")
 
@@ -31,15 +32,14 @@ def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> 
     if part == "data":
         return [("load and augment a batch", _median(lambda: _first_batch(recipe), repeats, device))]
     batch = batch.to(device)
-    targets = cast(list[Targets], batch.targets)
     model = build_model(recipe, num_classes, load_weights=False).to(device)
     learner = Learner(model, recipe, num_classes, 1000, device)
     if part == "model":
         model.eval()
-        forward = _median(lambda: infer(model, batch.images, batch.sizes, learner.amp_dtype), repeats, device)
+        whole = _median(lambda: forward(model, batch, recipe), repeats, device)
         backbone = _median(lambda: _backbone(model, batch), repeats, device)
-        return [("forward", forward), ("backbone alone", backbone)]
-    parts = [Part(batch.images, batch.sizes, targets, batch.image_ids)]
+        return [("forward", whole), ("backbone alone", backbone)]
+    parts = [labelled_part(batch)]
     seed_step(recipe.seed, 0)
     return [
         (f"training step of {len(batch)} images", _median(lambda: learner.step(0, parts), repeats, device))
@@ -56,16 +56,14 @@ def _bench_op(device: torch.device, repeats: int) -> list[tuple[str, float]]:
     rows = []
     for name, op in (("reference", ms_deform_attn_reference), (kernel_in_use(), ms_deform_attn)):
 
-        def forward(op: Callable[..., torch.Tensor] = op) -> torch.Tensor:
+        def sample(op: Callable[..., torch.Tensor] = op) -> torch.Tensor:
             return op(value, shapes, locations, weights)
 
-        rows.append((f"{name}: forward", _median(forward, repeats, device)))
-        rows.append(
-            (
-                f"{name}: forward and backward",
-                _median(lambda f=forward: f().sum().backward(), repeats, device),
-            )
-        )
+        def learn(op: Callable[..., torch.Tensor] = op) -> None:
+            op(value, shapes, locations, weights).sum().backward()  # type: ignore[no-untyped-call]
+
+        rows.append((f"{name}: forward", _median(sample, repeats, device)))
+        rows.append((f"{name}: forward and backward", _median(learn, repeats, device)))
     return rows
 
 

@@ -1,7 +1,6 @@
 """Files that are whole or not there: written under a temporary name in the same folder, then renamed.
 
-Called by whoever writes results: train, predict, the CLI. Torch's own writers are in
-`models/checkpoint.py`.
+Called by whoever writes results: train, predict, checkpoints, the CLI.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,32 @@ from gdseg.errors import MachineError
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes to `path` in one step, making its folder if there is none.
 
-    A reader sees the old file or the new one, never a part. Raises MachineError (disk full, no
-    permission, a file where a folder is needed) and leaves what was there.
+    A reader sees the old file or the new one, never a part. Raises MachineError as `replace_file`.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
+    replace_file(path, lambda temporary: temporary.write_bytes(data))
+
+
+def replace_file(path: Path, write: Callable[[Path], object], also: type[Exception] = OSError) -> None:
+    """Call `write(temporary)` and rename the result to `path`, making its folder if there is none.
+
+    Raises MachineError (disk full, no permission, a file where a folder is needed) and leaves what
+    was there; `also`: what else the writer raises when the disk is full.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
+        write(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        hint = "free some space" if error.errno == errno.ENOSPC else "check the path and its permissions"
-        raise MachineError(f"cannot write: {error.strerror or error}", path, hint) from error
+    except (OSError, also) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, None)
+        hint = (
+            "free some space; the file that was there is kept"
+            if full
+            else "check the path and its permissions"
+        )
+        reason = getattr(error, "strerror", None) or error
+        raise MachineError(f"cannot write: {reason}", path, hint) from error
     finally:
         _discard(temporary)
 

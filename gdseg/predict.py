@@ -73,7 +73,8 @@ class Predictor:
 
     def outputs(self, image: Tensor) -> tuple[Batch, Outputs]:
         """The network's raw outputs for a tensor [C, H, W], and the batch of one they are for."""
-        return forward(self.network.model, self._batch(image), self.network.recipe, self.device)
+        batch = self._batch(image).to(self.device)
+        return batch, forward(self.network.model, batch, self.network.recipe)
 
     def _batch(self, image: Tensor) -> Batch:
         size, augment = (image.shape[-2], image.shape[-1]), self.network.recipe.augment

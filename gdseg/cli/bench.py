@@ -6,7 +6,7 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.console import print_json, print_table
-from gdseg.cli.run_options import flag_overrides
+from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import UsageError
 from gdseg.recipe_yaml import DEFAULT_RECIPE, load_recipe
 
@@ -19,6 +19,7 @@ EXAMPLES = """Examples:
 
 
 def command(
+    context: typer.Context,
     part: Annotated[str, typer.Argument(help="op, model, train, data or all.")] = "all",
     overrides: o.OverridesArg = None,
     recipe: o.RecipeOpt = None,
@@ -29,7 +30,7 @@ def command(
     debug: o.DebugOpt = False,
 ) -> None:
     """Time the operator, the model, a training step and the loader on this machine."""
-    resolved = load_recipe(recipe or DEFAULT_RECIPE, flag_overrides({"data.root": data}, overrides or []))
+    resolved = load_recipe(recipe or DEFAULT_RECIPE, recipe_changes(context.params))
 
     from gdseg.bench import PARTS, bench
     from gdseg.device import resolve_device

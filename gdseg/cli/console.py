@@ -1,4 +1,4 @@
-"""What commands print: human text through rich, or one JSON object. stdout is for results, stderr for the rest."""
+"""What commands print: text through rich, or one JSON object. Results go to stdout, the rest to stderr."""
 
 import json
 from collections.abc import Sequence

@@ -9,26 +9,38 @@ DATA, TRAINING, OUTPUT, ADVANCED = "Data", "Training", "Output", "Advanced"
 
 RecipeOpt = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", help="Recipe: a name of `gdseg recipe list` or a YAML file.", rich_help_panel=TRAINING),
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="Recipe: a name of `gdseg recipe list` or a YAML file.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 DataOpt = Annotated[
     str | None,
-    typer.Option("--data", help="Folder of the data set; 'shapes' is the built-in one.", rich_help_panel=DATA),
+    typer.Option(
+        "--data", help="Folder of the data set; 'shapes' is the built-in one.", rich_help_panel=DATA
+    ),
 ]
 RatioOpt = Annotated[
     float | None,
-    typer.Option("--ratio", help="Share of the training images whose labels are used, in (0, 1].", rich_help_panel=DATA),
+    typer.Option(
+        "--ratio", help="Share of the training images whose labels are used, in (0, 1].", rich_help_panel=DATA
+    ),
 ]
 SplitOpt = Annotated[
     str | None,
     typer.Option("--split", help="File with the ids of the labelled images.", rich_help_panel=DATA),
 ]
-OutOpt = Annotated[Path | None, typer.Option("--out", "-o", help="Where the results go.", rich_help_panel=OUTPUT)]
+OutOpt = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where the results go.", rich_help_panel=OUTPUT)
+]
 OverwriteOpt = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is in --out.", rich_help_panel=OUTPUT)
 ]
 JsonOpt = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout instead of tables.", rich_help_panel=OUTPUT),
 ]
 QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=OUTPUT)]
 SeedOpt = Annotated[
@@ -50,7 +62,26 @@ DebugOpt = Annotated[
 DryRunOpt = Annotated[
     bool, typer.Option("--dry-run", help="Say what would happen, write nothing.", rich_help_panel=ADVANCED)
 ]
+ResumeOpt = Annotated[bool, typer.Option("--resume", help="Go on with a run.", rich_help_panel=OUTPUT)]
+TeacherOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        help="Teacher: a .safetensors file or a run (default: the last pretrained one).",
+        rich_help_panel=TRAINING,
+    ),
+]
+UnlabelledOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unlabelled",
+        help="Folder of unlabelled images; may be given again (also --unlabeled).",
+        rich_help_panel=DATA,
+    ),
+]
 OverridesArg = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override any recipe key, as train.lr=5e-5.", show_default=False),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Override any recipe key, as train.lr=5e-5.", show_default=False
+    ),
 ]

@@ -1,15 +1,13 @@
 """`gdseg pretrain`: parse, call `train.pretrain.pretrain`, print."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from gdseg.cli import options as o
-from gdseg.cli.console import print_json
-from gdseg.cli.run_options import flag_overrides, resumed_run
+from gdseg.cli.run_options import execute, recipe_changes, resumed_run
 from gdseg.recipe_yaml import DEFAULT_RECIPE, load_recipe
-from gdseg.runs import new_run, prepare_run
+from gdseg.runs import new_run
 
 EXAMPLES = """Examples:
 
@@ -22,6 +20,7 @@ EXAMPLES = """Examples:
 
 
 def command(
+    context: typer.Context,
     overrides: o.OverridesArg = None,
     recipe: o.RecipeOpt = None,
     data: o.DataOpt = None,
@@ -33,9 +32,7 @@ def command(
     precision: o.PrecisionOpt = None,
     device: o.DeviceOpt = "auto",
     out: o.OutOpt = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run.", rich_help_panel=o.OUTPUT)
-    ] = False,
+    resume: o.ResumeOpt = False,
     overwrite: o.OverwriteOpt = False,
     dry_run: o.DryRunOpt = False,
     as_json: o.JsonOpt = False,
@@ -43,35 +40,15 @@ def command(
     debug: o.DebugOpt = False,
 ) -> None:
     """Train the teacher on the labelled images."""
-    flags = {
-        "data.root": data,
-        "data.ratio": ratio,
-        "data.split": split,
-        "train.steps": steps,
-        "train.batch_size": batch_size,
-        "train.precision": precision,
-        "seed": seed,
-    }
-    changes = flag_overrides(flags, overrides or [])
+    changes = recipe_changes(context.params, steps="train.steps")
     if resume:
-        run = resumed_run("pretrain", recipe, out)
+        run = resumed_run("pretrain", context.params)
         resolved = load_recipe(str(run / "recipe.yaml"), changes)
     else:
         name = recipe or DEFAULT_RECIPE
         resolved = load_recipe(name, changes)
         run = new_run("pretrain", Path(name).stem, out, overwrite=overwrite)
 
-    from gdseg.device import resolve_device
-    from gdseg.train.plan import describe
     from gdseg.train.pretrain import pretrain
 
-    chosen = resolve_device(device)
-    if dry_run:
-        print(describe(resolved, run, chosen, "pretrain"))
-        return
-    prepare_run(run, overwrite=overwrite and not resume)
-    scores = pretrain(resolved, run, chosen, resume=resume, quiet=quiet or as_json)
-    if as_json:
-        print_json({"run": str(run), **scores})
-    elif not quiet:
-        print(f"teacher saved in {run}; next: gdseg distill")
+    execute("pretrain", resolved, run, context.params, pretrain, "gdseg distill")

@@ -69,13 +69,13 @@ def command(
     checkpoint, names = split_checkpoint([word for word in arguments if word not in overrides])
     if not names:
         raise UsageError("there is no image to label", hint="gdseg pseudo-label [CKPT] DIR")
-    from gdseg.cli.run_options import flag_overrides
+    from gdseg.cli.run_options import recipe_changes
     from gdseg.predict import iter_images, load_model
     from gdseg.recipe_yaml import apply_overrides
     from gdseg.view.sheets import Sheet
 
     predictor, paths = load_model(checkpoint, device), list(iter_images(names))
-    changes = flag_overrides({"distill.class_threshold": conf}, overrides)
+    changes = recipe_changes({"conf": conf, "overrides": overrides}, conf="distill.class_threshold")
     rule = apply_overrides(predictor.network.recipe, changes).distill
     sheet = Sheet(
         f"Pseudo-labels: class score above {rule.class_threshold:g} (solid); below it, not kept (dashed)"

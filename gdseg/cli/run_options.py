@@ -1,40 +1,78 @@
-"""How pretrain and distill turn flags into a recipe and a run directory. No torch at import."""
+"""What pretrain and distill share: flags into recipe changes, the run to resume, running and printing.
+
+No torch at import.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gdseg.cli.console import print_json
 from gdseg.errors import UsageError
+from gdseg.recipe import Recipe
 from gdseg.runs import last_run
 
+RECIPE_KEYS = {
+    "data": "data.root",
+    "unlabelled": "data.unlabelled",
+    "ratio": "data.ratio",
+    "split": "data.split",
+    "batch_size": "train.batch_size",
+    "precision": "train.precision",
+    "seed": "seed",
+}
 
-def flag_overrides(flags: Mapping[str, Any], overrides: list[str]) -> list[str]:
-    """`key=value` items of the given flags followed by the user's own.
 
-    flags maps recipe keys to values, None meaning not given. Raises UsageError when a key is given
-    both ways.
+def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
+    """`key=value` items of a command's flags, by parameter name, followed by its overrides.
+
+    `more` maps further parameter names to recipe keys, as steps="train.steps". Raises UsageError
+    when a key is given both ways.
     """
-    given = {key: value for key, value in flags.items() if value is not None}
-    twice = [key for key in given if any(item.partition("=")[0] == key for item in overrides)]
+    keys = {**RECIPE_KEYS, **more}
+    flags = {key: params[name] for name, key in keys.items() if params.get(name) not in (None, [], ())}
+    overrides = list(params.get("overrides") or [])
+    twice = [key for key in flags if any(item.partition("=")[0] == key for item in overrides)]
     if twice:
         raise UsageError(f"{twice[0]} is given both as a flag and as an override", hint="keep one of them")
-    return [f"{key}={_quoted(value)}" for key, value in given.items()] + overrides
+    return [f"{key}={_quoted(value)}" for key, value in flags.items()] + overrides
 
 
-def resumed_run(verb: str, name: str | None, out: Path | None) -> Path:
-    """The run that --resume goes on with; its recipe.yaml is the recipe. Raises UsageError, CheckpointError."""
-    run = out or last_run(verb)
-    if name is not None:
+def resumed_run(verb: str, params: Mapping[str, Any]) -> Path:
+    """The run that --resume goes on with. Raises UsageError, CheckpointError."""
+    run: Path = params["out"] or last_run(verb)
+    if params["recipe"] is not None:
         raise UsageError("--resume goes on with the run's own recipe", hint="leave --recipe away")
     if not (run / "recipe.yaml").is_file():
         raise UsageError("not a run directory, it has no recipe.yaml", run, "start it without --resume")
     return run
 
 
+def execute(
+    verb: str, recipe: Recipe, run: Path, params: Mapping[str, Any], train: Callable[..., Any], after: str
+) -> None:
+    """Describe the run (--dry-run), or call `train(recipe, run, device=..)` and say what is next."""
+    from gdseg.device import resolve_device
+    from gdseg.train.plan import describe
+
+    device = resolve_device(params["device"])
+    if params["dry_run"]:
+        print(describe(recipe, run, device, verb))
+        return
+    quiet = params["quiet"] or params["as_json"]
+    scores = train(
+        recipe, run, device=device, resume=params["resume"], overwrite=params["overwrite"], quiet=quiet
+    )
+    if params["as_json"]:
+        print_json({"run": str(run), **scores})
+    elif not quiet:
+        print(f"saved in {run}; next: {after}")
+
+
 def _quoted(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_quoted, value)) + "]"
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"

@@ -84,20 +84,18 @@ def infer_batch(
     model: SegmentationModel, batch: Batch, recipe: Recipe, num_classes: int, device: torch.device
 ) -> list[Predictions]:
     """Predictions for the images of one batch; `model` is in eval mode on `device`."""
-    batch, outputs = forward(model, batch, recipe, device)
-    return decode(outputs, batch, recipe, num_classes)
+    batch = batch.to(device)
+    return decode(forward(model, batch, recipe), batch, recipe, num_classes)
 
 
-def forward(
-    model: SegmentationModel, batch: Batch, recipe: Recipe, device: torch.device
-) -> tuple[Batch, Outputs]:
-    """The batch on `device`, and the network's outputs for it; the network is in eval mode there."""
-    dtype = amp_dtype(recipe.train.precision, device)
+def forward(model: SegmentationModel, batch: Batch, recipe: Recipe) -> Outputs:
+    """The network's outputs, without gradients, for a batch on its device; it is in eval mode there."""
+    device = batch.images.device.type
+    dtype = amp_dtype(recipe.train.precision, batch.images.device)
     # not inference_mode: what a module caches here must serve training later
-    with torch.no_grad():
-        batch = batch.to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return batch, model(batch.images, batch.sizes)
+    with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        outputs: Outputs = model(batch.images, batch.sizes)
+    return outputs
 
 
 def default_batch_size(recipe: Recipe) -> int:

@@ -7,10 +7,8 @@ Reading never unpickles. Called by train, eval, predict. The state to resume fro
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gdseg import __version__
-from gdseg.errors import CheckpointError, GdsegError, MachineError
+from gdseg.errors import CheckpointError, GdsegError
+from gdseg.files import replace_file
 from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe, parse_recipe
@@ -28,7 +27,7 @@ _FORMAT = "gdseg-1"
 
 @dataclass
 class Network:
-    """A model and what it needs to be used: recipe, class names, the user's category ids, where it came from."""
+    """A model and what it needs to be used: recipe, class names, the user's category ids, origin."""
 
     model: SegmentationModel
     recipe: Recipe
@@ -53,19 +52,7 @@ def save_network(network: Network, path: Path) -> None:
         "metrics": json.dumps(network.metrics),
         "split_sha256": network.split_sha256,
     }
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata))
-
-
-def write_with(path: Path, write: Any) -> None:
-    """Call `write(temporary_path)`, then rename to `path`. Raises MachineError and cleans up on failure."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        hint = "free some space; what was saved before is still there, go on with --resume"
-        raise MachineError(f"a checkpoint could not be written: {error}", path, hint) from error
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata), SafetensorError)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -105,7 +92,7 @@ def load_network(path: Path | str, device: torch.device | str = "cpu") -> Networ
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Copy every tensor of the file into `model`. Raises CheckpointError unless names and shapes are the same."""
+    """Copy the file's tensors into `model`. Raises CheckpointError unless names and shapes are the same."""
     with safe_open(str(path), framework="pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     own = model.state_dict()

@@ -16,28 +16,38 @@ import torch
 from torch import nn
 
 from gdseg.errors import CheckpointError
-from gdseg.models.checkpoint import write_with
+from gdseg.files import replace_file
 from gdseg.train.engine import Learner
+
+_UNUSABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    AttributeError,
+)
 
 
 def save_state(
-    path: Path, step: int, learner: Learner, networks: Mapping[str, nn.Module], best: dict[str, float]
+    path: Path, progress: dict[str, Any], learner: Learner, networks: Mapping[str, nn.Module]
 ) -> None:
-    """Write everything that `load_state` needs. Raises MachineError when the disk is full."""
+    """Write everything that `load_state` needs; `progress` is plain numbers, lists and dicts.
+
+    Raises MachineError when the disk is full.
+    """
     state = {
-        "step": step,
+        **progress,
         "networks": {name: network.state_dict() for name, network in networks.items()},
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "best": best,
     }
-    write_with(path, lambda temporary: torch.save(state, temporary))
+    replace_file(path, lambda temporary: torch.save(state, temporary), RuntimeError)
 
 
-def load_state(
-    path: Path, learner: Learner, networks: Mapping[str, nn.Module]
-) -> tuple[int, dict[str, float]]:
-    """Restore networks, optimiser and scaler in place; return (steps done, best scores).
+def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Restore networks, optimiser and scaler in place; return the progress: step, best, unlogged.
 
     Raises CheckpointError when the file is missing, unsafe, or of another architecture or optimiser.
     """
@@ -49,16 +59,8 @@ def load_state(
             network.load_state_dict(state["networks"][name])
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scaler.load_state_dict(state["scaler"])
-        return int(state["step"]), dict(state["best"])
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        EOFError,
-        AttributeError,
-    ) as error:
+        return {name: state[name] for name in ("step", "best", "unlogged")}
+    except _UNUSABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         hint = "the recipe's model and optimiser keys must be those the run was started with"
         raise CheckpointError(f"cannot resume: {reason}", path, hint) from error

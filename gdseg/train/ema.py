@@ -11,8 +11,9 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
     Integer buffers (such as batch norm's counter) are copied. decay 0 makes an exact copy. The two
     modules must have the same structure.
     """
-    pairs = list(zip(average.parameters(), model.parameters(), strict=True))
-    pairs += zip(average.buffers(), model.buffers(), strict=True)
+    old_tensors = [*average.parameters(), *average.buffers()]
+    new_tensors = [*model.parameters(), *model.buffers()]
+    pairs = list(zip(old_tensors, new_tensors, strict=True))
     if decay == 0.0:  # lerp's arithmetic need not return its end point to the last bit
         for old, new in pairs:
             old.copy_(new)

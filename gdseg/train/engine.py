@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from gdseg.device import amp_dtype
 from gdseg.losses.criterion import Criterion, check_finite
 from gdseg.models.model import SegmentationModel
-from gdseg.recipe import Recipe
-from gdseg.structures import Outputs, Targets
+from gdseg.recipe import Distill, Recipe
+from gdseg.structures import Batch, Targets
 from gdseg.train.optim import build_optimizer, lr_factor, set_lr
 
 _SEED_STRIDE = 1_000_003  # a prime, so that seeds of different runs do not share steps
@@ -57,6 +57,19 @@ class Part:
             )
             for cut in cuts
         ]
+
+
+def labelled_part(batch: Batch) -> Part:
+    """The weak views of a labelled batch with their labels."""
+    targets = cast(list[Targets], batch.targets)
+    return Part(batch.images, batch.sizes, targets, batch.image_ids)
+
+
+def unlabelled_part(batch: Batch, pseudo: list[Targets], rule: Distill) -> Part:
+    """The strong views of an unlabelled batch with pseudo-labels."""
+    strong = batch.images if batch.strong is None else batch.strong
+    weight = rule.unlabelled_weight
+    return Part(strong, batch.sizes, pseudo, batch.image_ids, weight, "_unlabelled", rule.denoising)
 
 
 class Learner:
@@ -109,21 +122,13 @@ class Learner:
         losses = self.criterion(outputs, part.targets, part.image_ids)
         check_finite(losses, part.image_ids)
         losses = {name: value * part.weight for name, value in losses.items()}
-        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        total = torch.stack(list(losses.values())).sum()
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in losses.items()}
 
     def _clip(self) -> Tensor:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         return clip_grad_norm_(parameters, self.train.clip_norm or float("inf"))
-
-
-@torch.no_grad()
-def infer(
-    model: SegmentationModel, images: Tensor, sizes: list[tuple[int, int]], dtype: torch.dtype
-) -> Outputs:
-    """Outputs of `model`, which must be in eval mode, under autocast to `dtype` (float32: none)."""
-    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        return cast(Outputs, model(images, sizes))
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill
-from gdseg.structures import LayerOutput, Predictions
-from gdseg.train.pseudo import pseudo_targets
+from gdseg.structures import Predictions
+from gdseg.train.pseudo import choose
 
 
 def label_image(predictor: Predictor, image: Tensor, rule: Distill) -> tuple[Predictions, Predictions]:
@@ -26,29 +26,18 @@ def label_image(predictor: Predictor, image: Tensor, rule: Distill) -> tuple[Pre
     Scores are class score times mean mask probability.
     """
     batch, outputs = predictor.outputs(image)
-    softmax = predictor.network.recipe.softmax_classes
     canvas = Canvas((batch.images.shape[-2], batch.images.shape[-1]), batch.sizes[0], batch.original_sizes[0])
-    lower = replace(rule, class_threshold=rule.ignore_threshold or rule.class_threshold / 2, max_instances=0)
-    chosen, labels, scores = _queries(outputs.final, rule, softmax)
-    candidates, other_labels, other_scores = _queries(outputs.final, lower, softmax)
-    other = ~torch.isin(candidates, chosen)
-    masks, names = outputs.final.masks, predictor.classes
+    lower = replace(rule, ignore_threshold=rule.ignore_threshold or rule.class_threshold / 2)
+    logits, masks = outputs.final.logits[0], outputs.final.masks
     assert masks is not None
-    return (
-        _full_size(masks[0, chosen], labels, scores, canvas, rule, names),
+    choice = choose(logits, masks[0], lower, predictor.network.recipe.softmax_classes)
+    kept, uncertain = (
         _full_size(
-            masks[0, candidates[other]], other_labels[other], other_scores[other], canvas, rule, names
-        ),
+            masks[0, index], choice.labels[index], choice.quality[index], canvas, rule, predictor.classes
+        )
+        for index in (choice.kept, choice.uncertain)
     )
-
-
-def _queries(output: LayerOutput, rule: Distill, softmax: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Index, label and score of the queries that the rule takes: it hands boxes on, here the index."""
-    index = torch.arange(output.logits.shape[1], device=output.logits.device, dtype=torch.float32)
-    numbered = replace(output, boxes_cxcywh=index[None, :, None].expand(1, -1, 4))
-    [targets] = pseudo_targets(numbered, replace(rule, boxes="head", ignore_threshold=0.0), softmax)
-    assert targets.scores is not None
-    return targets.boxes_cxcywh[:, 0].long(), targets.labels, targets.scores
+    return kept, uncertain
 
 
 def _full_size(

@@ -27,7 +27,7 @@ def describe(recipe: Recipe, run: Path, device: torch.device, verb: str) -> str:
         f"classes         {len(data.dataset.classes)}: {', '.join(data.dataset.classes[:8])}",
         f"images          {len(data.dataset.train)} train, {len(data.dataset.val)} val",
         f"labelled        {len(data.labelled)} images, split sha256 {data.split.sha256[:12]}",
-        f"model           {parameters / 1e6:.1f} M parameters ({recipe.decoder.kind}, {recipe.backbone.name})",
+        f"model           {parameters / 1e6:.1f} M parameters: {recipe.decoder.kind}, {recipe.backbone.name}",
         f"steps           {steps}",
     ]
     if verb == "distill":

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from gdseg.data.loader import train_batches
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
-from gdseg.structures import Targets
 from gdseg.train.ema import update_ema
-from gdseg.train.engine import Learner, Part, seed_step
+from gdseg.train.engine import Learner, labelled_part, seed_step
 from gdseg.train.session import Session
 from gdseg.train.start import open_data, record_run
 
 
 def pretrain(
-    recipe: Recipe, run: Path, device: torch.device, *, resume: bool = False, quiet: bool = False
+    recipe: Recipe,
+    run: Path,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Train a network in `run` and return the last metrics of its role ("teacher").
 
@@ -35,11 +39,11 @@ def pretrain(
     average = copy.deepcopy(model).eval() if train.ema_decay else model
     learner = Learner(model, recipe, classes, train.steps, device)
 
-    session = Session(run, recipe, data.dataset, data.split.sha256, learner, train.steps, quiet)
+    session = Session("pretrain", run, recipe, data.dataset, data.split.sha256, learner, train.steps, quiet)
     roles, state = {"teacher": average}, {"model": model, "average": average}
     if resume:
         session.resume(state)
-    record_run(run, recipe, "pretrain", data, device)
+    record_run(run, recipe, "pretrain", data, device, overwrite=overwrite and not resume)
     batches = train_batches(
         data.labelled,
         recipe,
@@ -54,9 +58,7 @@ def pretrain(
         session.log.say(f"pretrain: {len(data.labelled)} labelled images, {train.steps} steps, {run}")
         for step, batch in enumerate(batches, session.start_step):
             seed_step(recipe.seed, step)
-            batch = batch.to(device)
-            targets = cast(list[Targets], batch.targets)
-            losses = learner.step(step, [Part(batch.images, batch.sizes, targets, batch.image_ids)])
+            losses = learner.step(step, [labelled_part(batch.to(device))])
             if train.ema_decay:
                 update_ema(average, model, train.ema_decay)
 

@@ -1,11 +1,13 @@
 """From a teacher's outputs to pseudo-labels: `Targets` with weights and an ignore mask.
 
 The rule of Guided Distillation (arXiv 2308.02668 §3.2: class score and mask size thresholds), and
-on top of it a mask score threshold, top-k, soft weights and an ignore band. Called by `distill.py`
-at every step and by `gdseg pseudo-label`.
+on top of it a mask score threshold, top-k, soft weights and an ignore band. Called by `teacher.py`
+at every step and by `label_images.py`. Letters: Q queries, K class logits, h w mask at stride 4.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +15,19 @@ from torch import Tensor
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.recipe import Distill
 from gdseg.structures import LayerOutput, Targets
+
+
+@dataclass
+class Choice:
+    """What the rule makes of one image's queries: `kept` and `uncertain` are int64 indices, ascending.
+
+    labels int64 [Q]; quality float32 [Q]: class score times mean mask probability, 0 for the others.
+    """
+
+    kept: Tensor
+    uncertain: Tensor
+    labels: Tensor
+    quality: Tensor
 
 
 def class_scores(logits: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
@@ -29,6 +44,30 @@ def class_scores(logits: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def choose(logits: Tensor, masks: Tensor, rule: Distill, softmax: bool) -> Choice:
+    """Apply the rule to one image: logits [Q, K], masks [Q, h, w] logits.
+
+    Uncertain are queries large enough and scored above `ignore_threshold` that were not kept; none
+    when that is 0.
+    """
+    scores, labels = class_scores(logits, softmax)
+    candidates = (scores > (rule.ignore_threshold or rule.class_threshold)).nonzero()[:, 0]
+    probabilities = masks[candidates].float().sigmoid()
+    inside = probabilities > rule.pixel_threshold
+    mask_scores = (probabilities * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    sized = probabilities.sum((1, 2)) > rule.min_area
+
+    quality = torch.zeros_like(scores)
+    quality[candidates] = scores[candidates] * mask_scores
+    sure = (scores[candidates] > rule.class_threshold) & (mask_scores >= rule.mask_threshold)
+    kept = candidates[sized & sure]
+    if rule.max_instances and len(kept) > rule.max_instances:
+        kept = kept[quality[kept].topk(rule.max_instances).indices.sort().values]
+    uncertain = candidates[sized & ~torch.isin(candidates, kept)]
+    return Choice(kept, uncertain if rule.ignore_threshold else uncertain[:0], labels, quality)
+
+
+@torch.no_grad()
 def pseudo_targets(output: LayerOutput, rule: Distill, softmax: bool) -> list[Targets]:
     """Pseudo-labels of each image of a batch, masks at the output's resolution (stride 4).
 
@@ -37,40 +76,57 @@ def pseudo_targets(output: LayerOutput, rule: Distill, softmax: bool) -> list[Ta
     """
     if output.masks is None:
         raise ValueError("the teacher's output has no masks")
-    scores, labels = class_scores(output.logits, softmax)
-    head_boxes: list[Tensor] | list[None] = [None] * len(scores)
-    if rule.boxes == "head" and output.boxes_cxcywh is not None:
-        head_boxes = list(output.boxes_cxcywh.float())
+    head_boxes = output.boxes_cxcywh if rule.boxes == "head" else None
     return [
-        _image_targets(*parts, rule) for parts in zip(scores, labels, output.masks, head_boxes, strict=True)
+        _targets(
+            choose(logits, masks, rule, softmax), masks, None if head_boxes is None else head_boxes[i], rule
+        )
+        for i, (logits, masks) in enumerate(zip(output.logits, output.masks, strict=True))
     ]
 
 
-def _image_targets(
-    scores: Tensor, labels: Tensor, masks: Tensor, boxes: Tensor | None, rule: Distill
-) -> Targets:
-    """scores, labels [Q]; masks [Q, h, w] logits; boxes [Q, 4] or None."""
-    lowest = rule.ignore_threshold or rule.class_threshold
-    candidates = (scores > lowest).nonzero()[:, 0]
-    scores, labels = scores[candidates], labels[candidates]
-    probabilities = masks[candidates].float().sigmoid()
-    inside = probabilities > rule.pixel_threshold
-    areas = probabilities.sum((1, 2))
-    mask_scores = (probabilities * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-
-    sized = areas > rule.min_area
-    keep = (scores > rule.class_threshold) & (mask_scores >= rule.mask_threshold) & sized
-    quality = scores * mask_scores
-    kept = keep.nonzero()[:, 0]
-    if rule.max_instances and len(kept) > rule.max_instances:
-        kept = kept[quality[kept].topk(rule.max_instances).indices.sort().values]
-
-    kept_masks = inside[kept]
-    weights = quality[kept] if rule.weighting == "score" else torch.ones_like(quality[kept])
-    kept_boxes = masks_to_boxes_cxcywh(kept_masks) if boxes is None else boxes[candidates[kept]]
+def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill) -> Targets:
+    inside = masks[choice.kept].float().sigmoid() > rule.pixel_threshold
+    quality = choice.quality[choice.kept]
     ignore = None
     if rule.ignore_threshold:
-        uncertain = sized.clone()
-        uncertain[kept] = False
-        ignore = inside[uncertain].any(0) & ~kept_masks.any(0)
-    return Targets(labels[kept], kept_masks, kept_boxes, weights, ignore, scores=quality[kept])
+        doubtful = masks[choice.uncertain].float().sigmoid() > rule.pixel_threshold
+        ignore = doubtful.any(0) & ~inside.any(0)
+    return Targets(
+        labels=choice.labels[choice.kept],
+        masks=inside,
+        boxes_cxcywh=masks_to_boxes_cxcywh(inside) if boxes is None else boxes[choice.kept].float(),
+        weights=quality if rule.weighting == "score" else torch.ones_like(quality),
+        ignore=ignore,
+        scores=quality,
+    )
+
+
+def pseudo_statistics(pseudo: list[Targets]) -> dict[str, float]:
+    """Pseudo-labels an image and their mean score, for the log; the mean is left out when there are none."""
+    statistics = {"pseudo_per_image": sum(len(targets) for targets in pseudo) / len(pseudo)}
+    scores = [t.scores for t in pseudo if t.scores is not None and len(t)]
+    if scores:
+        statistics["pseudo_score"] = float(torch.cat(scores).mean())
+    return statistics
+
+
+class Alarm:
+    """Warns, once for each way, when pseudo-labels fall to nothing or explode against the labelled images."""
+
+    def __init__(self, rule: Distill, labelled_per_image: float) -> None:
+        self.low, self.high = rule.alarm_low * labelled_per_image, rule.alarm_high * labelled_per_image
+        self.expected = labelled_per_image
+        self._said = ""
+
+    def check(self, step: int, per_image: float) -> str | None:
+        """A sentence when `per_image` (mean over the last log window) has left the bounds, else None."""
+        way = "few" if per_image < self.low else "many" if per_image > self.high else ""
+        if way in ("", self._said):
+            return None
+        self._said = way
+        cure = "lower distill.class_threshold" if way == "few" else "raise distill.class_threshold"
+        return (
+            f"warning: step {step}: {per_image:.2f} pseudo-labels an image, the labelled images hold "
+            f"{self.expected:.2f}; the teacher may be collapsing ({cure}, or train the teacher longer)"
+        )

@@ -18,19 +18,22 @@ import torch
 from gdseg.data.dataset import Dataset
 from gdseg.errors import InterruptedRun
 from gdseg.eval.run import evaluate
-from gdseg.files import write_json
-from gdseg.models.checkpoint import Network, save_network, write_with
+from gdseg.files import replace_file, write_json
+from gdseg.models.checkpoint import Network, save_network
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
 from gdseg.train.checkpoint import load_state, save_state
 from gdseg.train.engine import Learner
 from gdseg.train.log import RunLog
 
+_MAIN = ("loss", "grad_norm", "pseudo_per_image", "pseudo_score")
+
 
 @dataclass
 class Session:
-    """What surrounds the steps of one run."""
+    """What surrounds the steps of one run. `unlogged`: losses of the steps since the last log line."""
 
+    verb: str
     run: Path
     recipe: Recipe
     dataset: Dataset
@@ -41,6 +44,7 @@ class Session:
     start_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    unlogged: list[dict[str, float]] = field(default_factory=list)
     stop_signal: int = 0
 
     def __enter__(self) -> Session:
@@ -49,7 +53,6 @@ class Session:
             self.run, self.total_steps, self.start_step, quiet=self.quiet, tensorboard=tensorboard
         )
         self._began = time.monotonic()
-        self._recent: list[dict[str, float]] = []
         self._old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self.log.__enter__()
         return self
@@ -63,30 +66,29 @@ class Session:
 
     def resume(self, networks: Mapping[str, torch.nn.Module]) -> None:
         """Go on from the last saved state; `networks` are all networks the loop changes."""
-        self.start_step, self.best = load_state(self._file("last.state.pt"), self.learner, networks)
+        state = load_state(self._file("last.state.pt"), self.learner, networks)
+        self.start_step, self.best, self.unlogged = state["step"], state["best"], state["unlogged"]
 
     def due(self, steps_done: int, every: int) -> bool:
         """Whether something done every `every` steps is due; always at the end, never twice."""
         return steps_done == self.total_steps or bool(every and steps_done % every == 0)
 
-    def log_step(self, steps_done: int, images: int, losses: dict[str, float]) -> dict[str, float] | None:
-        """Log a step; every `log_every` steps write their means and return them."""
-        self._recent.append(losses)
+    def log_step(self, steps_done: int, images: int, losses: dict[str, float]) -> dict[str, float]:
+        """Log a step; every `log_every` steps write the means and return the main ones, else nothing."""
+        self.unlogged.append(losses)
         self.log.step(steps_done, images, losses["loss"])
         if not self.due(steps_done, self.recipe.train.log_every):
-            return None
-        names = dict.fromkeys(name for entry in self._recent for name in entry)
-        means = {name: _mean([e[name] for e in self._recent if name in e]) for name in names}
-        top = {
-            k: means.pop(k) for k in ("loss", "grad_norm", "pseudo_per_image", "pseudo_score") if k in means
-        }
+            return {}
+        names = dict.fromkeys(name for entry in self.unlogged for name in entry)
+        means = {name: _mean([e[name] for e in self.unlogged if name in e]) for name in names}
+        top: dict[str, float] = {k: means.pop(k) for k in _MAIN if k in means}
         lr = max(group["lr"] for group in self.learner.optimizer.param_groups)
         self.log.metrics(steps_done, {**top, "lr": lr, "losses": means})
-        self._recent.clear()
+        self.unlogged.clear()
         return top
 
     def evaluate(self, steps_done: int, roles: Mapping[str, SegmentationModel]) -> None:
-        """Evaluate each role's network on the validation images (if there are any) and keep the best of each."""
+        """Evaluate each role's network on the validation images, if there are any; keep the best of each."""
         if not self.dataset.val:
             return
         for role, network in roles.items():
@@ -99,19 +101,15 @@ class Session:
         self, steps_done: int, roles: Mapping[str, SegmentationModel], state: Mapping[str, torch.nn.Module]
     ) -> None:
         """Save the state to resume from (all networks of `state`) and each role's last network."""
-        save_state(self._file("last.state.pt"), steps_done, self.learner, state, self.best)
+        progress = {"step": steps_done, "best": self.best, "unlogged": self.unlogged}
+        save_state(self._file("last.state.pt"), progress, self.learner, state)
         for role, network in roles.items():
             self._save(network, role, steps_done, self._file(f"last-{role}.safetensors"))
 
     def leave(self, steps_done: int) -> None:
         """Raise InterruptedRun; call it after `save` when `stop_signal` is set."""
-        verb = (
-            self.run.name.split("-")[0]
-            if self.run.name.split("-")[0] in ("pretrain", "distill")
-            else "pretrain"
-        )
         name = signal.Signals(self.stop_signal).name
-        hint = f"go on with: gdseg {verb} --resume --out {self.run}"
+        hint = f"go on with: gdseg {self.verb} --resume --out {self.run}"
         raise InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
 
     def _keep_best(self, step: int, role: str, network: SegmentationModel, metrics: dict[str, float]) -> None:
@@ -161,4 +159,4 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             temporary.write_bytes(source.read_bytes())
 
-    write_with(target, write)
+    replace_file(target, write)

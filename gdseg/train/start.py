@@ -18,9 +18,11 @@ import torch
 from gdseg import __version__
 from gdseg.data.dataset import Dataset, labelled_records, open_dataset
 from gdseg.data.split import Split, choose_split, load_split, save_split
+from gdseg.errors import UsageError
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
+from gdseg.runs import prepare_run
 from gdseg.structures import Record
 
 
@@ -34,7 +36,13 @@ class Start:
 
 
 def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
-    """Open the data set and choose the labelled split, or reload that of the run `resumed`."""
+    """Open the data set and choose the labelled split, or reload that of the run `resumed`.
+
+    Raises DataError, and UsageError for a task whose labels cannot be read yet.
+    """
+    if recipe.task != "instance":
+        what = f"task: {recipe.task} needs {recipe.task} labels, and gdseg reads instance labels only so far"
+        raise UsageError(what, "task", "use task=instance")
     dataset = open_dataset(recipe.data)
     if resumed:
         split = load_split(resumed / "split.json", dataset.train)
@@ -44,9 +52,20 @@ def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
 
 
 def record_run(
-    run: Path, recipe: Recipe, verb: str, start: Start, device: torch.device, **facts: Any
+    run: Path,
+    recipe: Recipe,
+    verb: str,
+    start: Start,
+    device: torch.device,
+    *,
+    overwrite: bool,
+    **facts: Any,
 ) -> None:
-    """Write recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`."""
+    """Make the run directory, now that nothing can be wrong with the recipe or the data any more.
+
+    Writes recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`.
+    """
+    prepare_run(run, overwrite=overwrite)
     write_atomic(run / "recipe.yaml", dump_recipe(recipe))
     save_split(start.split, run / "split.json")
     about = {

@@ -1,4 +1,4 @@
-"""Wrong input, through the command line itself: one clear message, the right exit code, nothing left behind."""
+"""Wrong input, through the command line itself: one clear message, the right exit code, no traces."""
 
 import json
 import pickle

@@ -11,18 +11,15 @@ from gdseg.errors import CheckpointError, DataError, InterruptedRun, MachineErro
 from gdseg.models.checkpoint import load_network
 from gdseg.models.model import build_model
 from gdseg.recipe import Distill
-from gdseg.runs import find_checkpoint, prepare_run
-from gdseg.train import checkpoint, distill as distill_module
-from gdseg.train.distill import Alarm, distill
+from gdseg.runs import find_checkpoint
+from gdseg.train import checkpoint
+from gdseg.train import teacher as teacher_module
+from gdseg.train.distill import distill
 from gdseg.train.engine import Learner
 from gdseg.train.pretrain import pretrain
+from gdseg.train.pseudo import Alarm
 
 CPU = torch.device("cpu")
-
-
-def start(run):
-    prepare_run(run, overwrite=False)
-    return run
 
 
 def log(run, name="metrics.jsonl"):
@@ -54,14 +51,14 @@ def interrupt_in(monkeypatch, step):
 
 @pytest.fixture
 def teacher(tiny_recipe, tmp_path):
-    run = start(tmp_path / "teacher")
+    run = tmp_path / "teacher"
     pretrain(tiny_recipe("maskdino", "train.steps=2"), run, CPU, quiet=True)
     return find_checkpoint(run, "teacher")
 
 
 @pytest.mark.parametrize("decoder", ["maskdino", "mask2former"])
 def test_pretrain_leaves_a_complete_run(tiny_recipe, tmp_path, decoder):
-    run = start(tmp_path / "run")
+    run = tmp_path / "run"
     scores = pretrain(tiny_recipe(decoder, "train.eval_every=2"), run, CPU, quiet=True)
     assert {p.name for p in run.iterdir()} >= {
         "recipe.yaml",
@@ -82,7 +79,7 @@ def test_pretrain_leaves_a_complete_run(tiny_recipe, tmp_path, decoder):
 @pytest.mark.parametrize("decoder", ["maskdino", "mask2former"])
 def test_an_interrupted_pretrain_is_the_uninterrupted_one(tiny_recipe, tmp_path, monkeypatch, decoder):
     recipe = tiny_recipe(decoder, "train.ema_decay=0.9")
-    whole, cut = start(tmp_path / "whole"), start(tmp_path / "cut")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
     pretrain(recipe, whole, CPU, quiet=True)
     interrupt_in(monkeypatch, 1)
     with pytest.raises(InterruptedRun, match="SIGTERM after step 2") as stopped:
@@ -98,7 +95,7 @@ def test_an_interrupted_pretrain_is_the_uninterrupted_one(tiny_recipe, tmp_path,
 def test_an_interrupted_distill_is_the_uninterrupted_one(tiny_recipe, tmp_path, monkeypatch, teacher, step):
     """Interrupted during burn-in and after it."""
     recipe = tiny_recipe()
-    whole, cut = start(tmp_path / "whole"), start(tmp_path / "cut")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
     distill(recipe, whole, teacher, CPU, quiet=True)
     interrupt_in(monkeypatch, step)
     with pytest.raises(InterruptedRun):
@@ -113,35 +110,34 @@ def test_the_teacher_is_frozen_then_replaced_then_an_average(tiny_recipe, tmp_pa
     recipe = tiny_recipe("maskdino", "distill.ema_decay=0.5", "distill.steps=5")
     labelling, students = [], []
 
-    def watch(model, images, sizes, dtype):
+    def watch(model, batch, recipe):
         labelling.append({k: v.clone() for k, v in model.state_dict().items()})
-        return infer(model, images, sizes, dtype)
+        return forward(model, batch, recipe)
 
     def stepping(self, number, parts):
         students.append({k: v.clone() for k, v in self.model.state_dict().items()})
         return step(self, number, parts)
 
-    infer, step = distill_module.infer, Learner.step
-    monkeypatch.setattr(distill_module, "infer", watch)
+    forward, step = teacher_module.forward, Learner.step
+    monkeypatch.setattr(teacher_module, "forward", watch)
     monkeypatch.setattr(Learner, "step", stepping)
-    distill(recipe, start(tmp_path / "run"), teacher, CPU, quiet=True)
+    distill(recipe, tmp_path / "run", teacher, CPU, quiet=True)
     guide = load_file(teacher)
     expected = students[2]
     for number, used in enumerate(labelling):
         if number > 2:
-            expected = {k: 0.5 * v + 0.5 * students[number][k] if v.is_floating_point() else students[number][k]
-                        for k, v in expected.items()}  # fmt: skip
+            expected = {k: (v.double() + students[number][k]) / 2 for k, v in expected.items()}
         for key, value in used.items():
-            torch.testing.assert_close(
-                value, guide[key] if number < 2 else expected[key], rtol=1e-5, atol=1e-6
-            )
+            if value.is_floating_point():
+                wanted = guide[key] if number < 2 else expected[key]
+                torch.testing.assert_close(value, wanted.float(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_student_learns_without_any_pseudo_label_and_the_alarm_says_so(
     tiny_recipe, tmp_path, teacher, capsys
 ):
     recipe = tiny_recipe("maskdino", "distill.class_threshold=1.0", "distill.steps=2")
-    run = start(tmp_path / "run")
+    run = tmp_path / "run"
     distill(recipe, run, teacher, CPU)
     entries = log(run)
     assert [e["pseudo_per_image"] for e in entries] == [0, 0]
@@ -164,20 +160,18 @@ def test_other_classes_are_refused(tiny_recipe, tmp_path, teacher, tiny_data):
     for file in (other / "annotations").iterdir():
         file.write_text(file.read_text().replace('"disc"', '"dot"'))
     with pytest.raises(CheckpointError, match=r"the teacher knows 7 classes \(disc"):
-        distill(
-            tiny_recipe("maskdino", f"data.root={other}"), start(tmp_path / "run"), teacher, CPU, quiet=True
-        )
+        distill(tiny_recipe("maskdino", f"data.root={other}"), tmp_path / "run", teacher, CPU, quiet=True)
 
 
 def test_a_teacher_of_another_architecture_guides_but_cannot_be_copied(tiny_recipe, tmp_path, teacher):
-    distill(tiny_recipe("mask2former", "distill.steps=3"), start(tmp_path / "run"), teacher, CPU, quiet=True)
+    distill(tiny_recipe("mask2former", "distill.steps=3"), tmp_path / "run", teacher, CPU, quiet=True)
+    recipe = tiny_recipe("mask2former", "distill.student_init=teacher")
     with pytest.raises(CheckpointError, match="another architecture"):
-        recipe = tiny_recipe("mask2former", "distill.student_init=teacher")
-        distill(recipe, start(tmp_path / "other"), teacher, CPU, quiet=True)
+        distill(recipe, tmp_path / "other", teacher, CPU, quiet=True)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tiny_recipe, tmp_path, monkeypatch):
-    run = start(tmp_path / "run")
+    run = tmp_path / "run"
     recipe = tiny_recipe("maskdino", "train.save_every=2")
     saved, real = [], torch.save
 
@@ -211,7 +205,7 @@ def test_resume_refuses_what_is_no_state(tiny_recipe, tmp_path, teacher):
 
 def test_a_ratio_that_leaves_no_image(tiny_recipe, tmp_path):
     with pytest.raises(DataError, match="leaves none"):
-        pretrain(tiny_recipe("maskdino", "data.ratio=0.01"), start(tmp_path / "run"), CPU, quiet=True)
+        pretrain(tiny_recipe("maskdino", "data.ratio=0.01"), tmp_path / "run", CPU, quiet=True)
 
 
 def test_same_seed_same_model(tiny_recipe):
