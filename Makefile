@@ -23,8 +23,10 @@ demo: $(STAMP) ## the main job on the built-in data set: 10 % labels, teacher ->
 	$(GDSEG) pretrain --out runs/demo-teacher --overwrite
 	$(GDSEG) distill --teacher runs/demo-teacher --ratio 0.1 --out runs/demo --overwrite
 	$(GDSEG) eval runs/demo
-	$(GDSEG) pseudo-label runs/demo "$$($(GDSEG) data shapes --print-folder)/val" --out runs/demo/pseudo/labels.json --overwrite
-	$(GDSEG) predict runs/demo "$$($(GDSEG) data shapes --print-folder)/val" --out runs/demo/predictions --overwrite
+	rm -rf runs/demo/new_images
+	$(GDSEG) data shapes --out runs/demo/new_images --train 1 --val 24 --seed 7
+	$(GDSEG) pseudo-label runs/demo runs/demo/new_images/val --out runs/demo/pseudo/labels.json --overwrite
+	$(GDSEG) predict runs/demo runs/demo/new_images/val --out runs/demo/predictions --overwrite
 	$(GDSEG) visualize runs/demo --out runs/demo/curves.png
 
 test: $(STAMP) ## run the tests

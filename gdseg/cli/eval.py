@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
 
-  gdseg eval                                        the last run: its teacher and its student
+  gdseg eval                                        the last run: every network it has
 
   gdseg eval runs/R --role student --per-class      one network, every class
 
@@ -82,7 +83,7 @@ def command(
             name: _score_network(file, data, overrides, device, batch_size, quiet=quiet or as_json)
             for name, file in sources.items()
         }
-        target = out or _beside(next(iter(sources.values())))
+        target = out or _beside(list(sources.values())[-1])
     _report(scores, sources, target, per_class=per_class, as_json=as_json, quiet=quiet)
 
 
@@ -97,8 +98,11 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def networks(given: str | None, role: str | None) -> dict[str, Path]:
-    """Name -> file of each network to evaluate. Raises CheckpointError when one is missing."""
-    from gdseg.runs import find_checkpoint, last_run
+    """Name -> file of each network to evaluate. Raises CheckpointError when one is missing.
+
+    Without a role, a distillation shows the pretrained teacher it started from, if it is still there.
+    """
+    from gdseg.runs import find_checkpoint, last_run, teacher_of
 
     if given is not None and Path(given).is_file():
         if role is not None:
@@ -108,6 +112,9 @@ def networks(given: str | None, role: str | None) -> dict[str, Path]:
     if role in ROLES:
         return {str(role): find_checkpoint(run, role)}
     found = {}
+    if role is None:
+        with suppress(CheckpointError):
+            found["pretrained teacher"] = teacher_of(Path(run))
     for name in ROLES:
         try:
             found[name] = find_checkpoint(run, name)
