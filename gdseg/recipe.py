@@ -30,7 +30,7 @@ class Data:
     root: str = key("shapes", "folder of the data set; 'shapes' is the built-in one, made on first use")
     train: str | None = key(None, "COCO json of the training images, relative to root; null: looked for")
     train_images: str | None = key(None, "folder of the training images; null: looked for")
-    val: str | None = key(None, "COCO json of the validation images; null: looked for")
+    val: str | None = key(None, "COCO json of the validation images; null: looked for; none: train without evaluating")
     val_images: str | None = key(None, "folder of the validation images; null: looked for")
     unlabelled: list[str] = key([], "folders of unlabelled images, besides the training images outside the split")
     unlabelled_has_labelled: bool = key(True, "labelled images are also used as unlabelled ones, as in the paper")

@@ -50,10 +50,14 @@ def open_dataset(data: Data, parts: Sequence[str] = ("train", "val"), *, strict:
         )
     files: dict[str, CocoFile] = {}
     for part in parts:
+        if part == "val" and data.val == "none":
+            continue
         path = _find_json(root, part, data.train if part == "train" else data.val)
         images = _find_images(root, part, path, data.train_images if part == "train" else data.val_images)
         files[part] = load_coco(path, images, root) if strict else read_coco(path, images)
-    first = files[parts[0]]
+    if not files:
+        raise DataError("there are no validation images", "data.val", "name their COCO json with data.val=FILE")
+    first = next(iter(files.values()))
     for other in files.values():
         _refuse_other_classes(first, other)
     train, val = files.get("train"), files.get("val")
