@@ -172,9 +172,11 @@ def _create(options: Options, family: str, pretrained: bool) -> nn.Module:
             in_chans=options.in_channels,
             **extra,
         )
-    except (TypeError, AssertionError, IndexError, AttributeError, RuntimeError) as error:
+    except (TypeError, AssertionError, IndexError, AttributeError, RuntimeError, OSError, ValueError) as error:
         if pretrained:
-            raise CheckpointError(f"timm gave no weights for {options.name}: {error}") from error
+            hint = "without a network: backbone.pretrained=false, with backbone.weights=FILE if you have one"
+            what = f"timm gave no weights for {options.name}: {error}"
+            raise CheckpointError(what, "backbone.pretrained", hint) from error
         raise RecipeError(f"backbone.name: {options.name} cannot be used: {error}") from error
     if getattr(body, "pretrained_cfg", {}).get("fixed_input_size") and family not in _ANY_SIZE:
         raise RecipeError(f"backbone.name: {options.name} takes images of one size only")
