@@ -87,7 +87,7 @@ class PixelDecoder:
     """Multi-scale deformable encoder and FPN (Mask2Former §3.2, Mask DINO §3.1)."""
 
     channels: int = key(256, "width", low=8, high=8192)
-    mask_channels: int = key(256, "width of the mask features", low=1)
+    mask_channels: int = key(256, "width of the mask features", low=1, high=8192)
     layers: int = key(6, "encoder layers", low=0, high=100)
     heads: int = key(8, "attention heads", low=1)
     points: int = key(4, "sampling points a head and level", low=1)
@@ -213,7 +213,7 @@ class Recipe:
     """A whole experiment. Sections map to the dataclasses above."""
 
     task: str = key("instance", "instance, panoptic or semantic", choices=["instance", "panoptic", "semantic"])
-    seed: int = key(0, "seed of everything random", low=0)
+    seed: int = key(0, "seed of everything random", low=0, high=2**31 - 1)
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     backbone: Backbone = field(default_factory=Backbone)

@@ -23,6 +23,7 @@ from gdseg.recipe_rules import broken_rules
 
 DEFAULT_RECIPE = "shapes_maskdino"
 _MAX_BYTES = 1 << 20
+_LARGEST = 1 << 31  # no key needs a larger number
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
@@ -146,18 +147,34 @@ def _fill(target: Any, node: yaml.Node, prefix: str) -> Iterator[tuple[int, str]
 
 
 def _apply(recipe: Recipe, overrides: list[str]) -> list[str]:
+    """Set `key.path=value` items; returns the faults. Words are taken as they stand, not as YAML."""
     faults = []
+    known = dict(key_paths())
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals:
             faults.append(f"'{item}' is not an override; overrides look like train.lr=5e-5")
-            continue
-        for part in reversed(path.split(".")):
-            text = f"{{{part}: {text or 'null'}}}"
-        node = _compose(text, item)
-        if node is not None:
-            faults += [f"{item}: {fault}" for _, fault in _fill(recipe, node, "")]
+        elif path not in known:
+            faults.append(f"{item}: {_unknown(path)}")
+        else:
+            section, _, name = path.rpartition(".")
+            target = getattr(recipe, section) if section else recipe
+            kind = typing.get_type_hints(type(target))[name]
+            try:
+                node = _word(text) if _is_word(kind) else _compose(text, item) or _word("")
+                setattr(target, name, _convert(node, kind, known[path].metadata))
+            except _UnfitError as unfit:
+                faults.append(f"{item}: '{path}' {unfit}")
     return faults
+
+
+def _is_word(kind: Any) -> bool:
+    return kind is str or (isinstance(kind, types.UnionType) and typing.get_args(kind)[0] is str)
+
+
+def _word(text: str) -> yaml.ScalarNode:
+    tag = "null" if text in ("", "null") else "str"
+    return yaml.ScalarNode(f"tag:yaml.org,2002:{tag}", text)
 
 
 def _unknown(path: str) -> str:
@@ -221,8 +238,8 @@ def _parse_scalar(tag: str, text: str, kind: type) -> Any:
         raise wrong
     try:  # YAML 1.1 reads 1e-4 as a word, so numbers are parsed here
         number = int(text.replace("_", "")) if kind is int else float(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise wrong from None
-    if not math.isfinite(number):
+    if not math.isfinite(number) or abs(number) > _LARGEST:
         raise wrong
     return number

@@ -4,6 +4,7 @@ Layout (DESIGN.md, "Run directory"): runs/<verb>-<recipe>-<time>/{recipe.yaml, r
 metrics.jsonl, eval.jsonl, checkpoints/}. `student` and `teacher` of a distillation are two files.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -13,6 +14,7 @@ from typing import Any
 from gdseg.errors import CheckpointError, UsageError
 
 RUNS = Path("runs")
+VERBS = ("pretrain", "distill")
 
 
 def new_run(verb: str, recipe_name: str, out: Path | None, *, overwrite: bool) -> Path:
@@ -27,9 +29,13 @@ def new_run(verb: str, recipe_name: str, out: Path | None, *, overwrite: bool) -
 
 
 def prepare_run(run: Path, *, overwrite: bool) -> None:
-    """Create the run directory; with overwrite, empty it first (only if it is a run or empty)."""
+    """Create the run directory; with overwrite, empty it first.
+
+    Raises UsageError when what would be replaced is not a run of gdseg or holds the working folder.
+    """
     if overwrite and run.is_dir() and any(run.iterdir()):
-        if not (run / "recipe.yaml").is_file():
+        ours = read_run(run).get("verb") in VERBS and (run / "checkpoints").is_dir()
+        if not ours or Path.cwd().is_relative_to(run.resolve()):
             raise UsageError("--overwrite replaces runs only, this folder is none", run, "name another --out")
         shutil.rmtree(run)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -64,11 +70,20 @@ def read_run(run: Path) -> dict[str, Any]:
 
 
 def teacher_of(run: Path) -> Path:
-    """The pretrained teacher that a distillation run started from. Raises CheckpointError if it is gone."""
-    teacher = read_run(run).get("teacher")
+    """The teacher a distillation run started from. Raises CheckpointError if it is gone or was replaced."""
+    about = read_run(run)
+    teacher = about.get("teacher")
     if not isinstance(teacher, str) or not Path(teacher).is_file():
         raise CheckpointError(f"the run's teacher is gone: {teacher}", run, "put it back, or distil anew")
+    if about.get("teacher_sha256") != file_sha256(Path(teacher)):
+        raise CheckpointError("the run's teacher has been replaced", teacher, "put it back, or distil anew")
     return Path(teacher)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_checkpoint(given: str | Path | None, role: str | None = None, verb: str | None = None) -> Path:

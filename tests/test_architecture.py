@@ -63,4 +63,6 @@ def test_files_and_functions_are_small_and_documented(path):
         if isinstance(node, ast.FunctionDef):
             length = node.end_lineno - node.lineno + 1
             assert length <= 60, f"{node.name} has {length} lines"
-            assert length <= 6 or node.name.startswith("_") or ast.get_docstring(node), f"{node.name} says nothing"
+            assert length <= 6 or node.name.startswith("_") or ast.get_docstring(node), (
+                f"{node.name} says nothing"
+            )

@@ -59,9 +59,13 @@ def main() -> None:
             _bug(error)
         _leave(MachineError("the disk is full", error.filename, "free some space, then go on with --resume"))
     except KeyboardInterrupt:
+        print("interrupted; what was saved before is still there", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:  # anything else is our bug: say so
-        _bug(error)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; this module must not import torch
+            hint = "a smaller --batch-size, train.accumulate=2 or backbone.checkpointing=true"
+            _leave(MachineError("the device's memory is full", hint=hint))
+        _bug(error)  # anything else is our bug: say so
 
 
 def _leave(error: GdsegError) -> None:

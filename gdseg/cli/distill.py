@@ -7,6 +7,7 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.run_options import execute, recipe_changes, resumed_run
+from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import load_recipe, parse_recipe
 from gdseg.runs import find_checkpoint, new_run, teacher_of
@@ -46,13 +47,18 @@ def command(
     """Distil a student from the teacher, with labelled and unlabelled images."""
     changes = recipe_changes(context.params, steps="distill.steps")
     if resume:
-        run = resumed_run("distill", context.params)
+        run = resumed_run("distill", context.params, changes)
         resolved, guide = load_recipe(str(run / "recipe.yaml"), changes), teacher_of(run)
     else:
         guide = find_checkpoint(teacher, role="teacher", verb="pretrain")
+        if ratio is None and split is None and data is None:  # the teacher's labelled images
+            own = guide.resolve().parents[1] / "split.json"
+            changes = [f"data.split={own}", "data.ratio=1.0", *changes] if own.is_file() else changes
         resolved = load_recipe(recipe, changes) if recipe else _recipe_of(guide, changes)
         name = Path(recipe).stem if recipe else f"{resolved.decoder.kind}_{resolved.backbone.name}"
         run = new_run("distill", name, out, overwrite=overwrite)
+        if overwrite and guide.resolve().is_relative_to(run.resolve()):
+            raise UsageError("--overwrite would delete the teacher", run, "name another --out")
 
     from gdseg.train.distill import distill
 

@@ -53,7 +53,7 @@ PrecisionOpt = Annotated[
     str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", rich_help_panel=ADVANCED)
 ]
 BatchSizeOpt = Annotated[
-    int | None, typer.Option("--batch-size", help="Images a step.", rich_help_panel=TRAINING)
+    int | None, typer.Option("--batch-size", min=1, help="Images a step.", rich_help_panel=TRAINING)
 ]
 StepsOpt = Annotated[int | None, typer.Option("--steps", help="Optimiser steps.", rich_help_panel=TRAINING)]
 DebugOpt = Annotated[
@@ -75,7 +75,8 @@ UnlabelledOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--unlabelled",
-        help="Folder of unlabelled images; may be given again (also --unlabeled).",
+        "--unlabeled",
+        help="Folder of unlabelled images; may be given again.",
         rich_help_panel=DATA,
     ),
 ]

@@ -42,7 +42,7 @@ def command(
     """Train the teacher on the labelled images."""
     changes = recipe_changes(context.params, steps="train.steps")
     if resume:
-        run = resumed_run("pretrain", context.params)
+        run = resumed_run("pretrain", context.params, changes)
         resolved = load_recipe(str(run / "recipe.yaml"), changes)
     else:
         name = recipe or DEFAULT_RECIPE

@@ -8,6 +8,7 @@ import typer
 from gdseg.cli import options as o
 from gdseg.cli.console import print_json
 from gdseg.errors import UsageError
+from gdseg.files import write_atomic
 from gdseg.recipe_yaml import dump_recipe, find_recipe, key_paths, load_recipe, shipped_recipes
 
 recipe_app = typer.Typer(help="The shipped recipes: list, show, copy, check.", no_args_is_help=True)
@@ -63,7 +64,7 @@ def copy(
     to = to / f"{name}.yaml" if to.is_dir() else to
     if to.exists() and not overwrite:
         raise UsageError("the file exists", to, "use --overwrite to replace it")
-    to.write_text(text, encoding="utf-8")
+    write_atomic(to, text)
     print(f"copied to {to}; use it with: gdseg pretrain -r {to}")
 
 

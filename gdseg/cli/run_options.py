@@ -5,6 +5,7 @@ No torch at import.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ RECIPE_KEYS = {
     "precision": "train.precision",
     "seed": "seed",
 }
+# (flag's key, key it resets, value): a split replaces a ratio, other data is looked through anew,
+# and the ignore band below a threshold has no meaning for another threshold
+IMPLIED = [
+    ("data.split", "data.ratio", "1.0"),
+    ("data.ratio", "data.split", "null"),
+    ("distill.class_threshold", "distill.ignore_threshold", "0"),
+    *(("data.root", f"data.{part}", "null") for part in ("train", "train_images", "val", "val_images")),
+]
+# What may differ when a run goes on; anything else would make it another run.
+RESUMABLE = ("data.root", "data.workers", "train.log_every", "train.eval_every", "train.save_every")
 
 
 def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
@@ -37,14 +48,20 @@ def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
     twice = [key for key in flags if any(item.partition("=")[0] == key for item in overrides)]
     if twice:
         raise UsageError(f"{twice[0]} is given both as a flag and as an override", hint="keep one of them")
-    return [f"{key}={_quoted(value)}" for key, value in flags.items()] + overrides
+    changes = [f"{key}={_text(value)}" for key, value in flags.items()]
+    touched = {item.partition("=")[0] for item in changes + overrides}
+    implied = [f"{key}={value}" for cause, key, value in IMPLIED if cause in flags and key not in touched]
+    return implied + changes + overrides
 
 
-def resumed_run(verb: str, params: Mapping[str, Any]) -> Path:
+def resumed_run(verb: str, params: Mapping[str, Any], changes: list[str]) -> Path:
     """The run that --resume goes on with. Raises UsageError, CheckpointError."""
     run: Path = params["out"] or last_run(verb)
-    if params["recipe"] is not None:
-        raise UsageError("--resume goes on with the run's own recipe", hint="leave --recipe away")
+    other = [key for item in changes if (key := item.partition("=")[0]) not in RESUMABLE]
+    other += [f"--{name}" for name in ("recipe", "teacher", "overwrite") if params.get(name)]
+    if other:
+        what = f"--resume goes on with the run's own recipe and teacher, not with another {other[0]}"
+        raise UsageError(what, hint=f"leave {other[0]} away, or start a new run")
     if not (run / "recipe.yaml").is_file():
         raise UsageError("not a run directory, it has no recipe.yaml", run, "start it without --resume")
     return run
@@ -71,9 +88,6 @@ def execute(
         print(f"saved in {run}; next: {after}")
 
 
-def _quoted(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_quoted, value)) + "]"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return str(value)
+def _text(value: Any) -> str:
+    """The value as an override's text: words as they are, lists as YAML."""
+    return json.dumps(value) if isinstance(value, list | tuple) else str(value)

@@ -56,7 +56,9 @@ def open_dataset(data: Data, parts: Sequence[str] = ("train", "val"), *, strict:
         images = _find_images(root, part, path, data.train_images if part == "train" else data.val_images)
         files[part] = load_coco(path, images, root) if strict else read_coco(path, images)
     if not files:
-        raise DataError("there are no validation images", "data.val", "name their COCO json with data.val=FILE")
+        raise DataError(
+            "there are no validation images", "data.val", "name their COCO json with data.val=FILE"
+        )
     first = next(iter(files.values()))
     for other in files.values():
         _refuse_other_classes(first, other)

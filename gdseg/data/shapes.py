@@ -26,7 +26,7 @@ from gdseg.data.shape_art import SHAPES, colour, grid, noise, texture
 from gdseg.errors import DataError, MachineError, UsageError
 from gdseg.files import write_json
 
-VERSION = 2  # of the drawing code: raise it whenever a pixel changes
+VERSION = 3  # of the drawing code: raise it whenever a pixel changes
 CLASSES = tuple(SHAPES)
 Array = NDArray[np.float64]
 
@@ -137,24 +137,24 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], 
     if kind >= 0.05:  # one image in twenty stays empty
         if kind < 0.09:
             objects.append(_draw_crowd(pixels, rng))
-        for _ in range(int(rng.integers(1, 7))):
+        for _ in range(int(rng.integers(1, 6))):
             _add_object(pixels, objects, rng, size)
     return _photograph(pixels, rng), objects
 
 
 def _background(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     """A texture with soft patches of other textures, none of which has the outline of a class."""
-    pixels = texture(shape, rng, colour(rng), contrast=0.35)
+    pixels = texture(shape, rng, colour(rng), contrast=0.25)
     for _ in range(int(rng.integers(0, 3))):
         blob = np.clip((noise(shape, rng) - rng.uniform(0.45, 0.6)) * 6, 0, 1)[..., None]
-        pixels += (texture(shape, rng, colour(rng), contrast=0.35) - pixels) * blob
+        pixels += (texture(shape, rng, colour(rng), contrast=0.25) - pixels) * blob
     return pixels
 
 
 def _add_object(pixels: Array, objects: list[_Object], rng: np.random.Generator, size: int) -> None:
     """Paint one object in front of the others, unless no place leaves enough of them visible."""
     for _ in range(5):
-        radius = size * float(np.exp(rng.uniform(np.log(0.08), np.log(0.3))))
+        radius = size * float(np.exp(rng.uniform(np.log(0.11), np.log(0.32))))
         label = int(rng.integers(len(CLASSES)))
         centre = rng.uniform(0.08, 0.92) * pixels.shape[0], rng.uniform(0.08, 0.92) * pixels.shape[1]
         window, cover = _place(pixels, label, centre, radius, rng)
@@ -181,7 +181,7 @@ def _place(
     )
     where = centre[0] - top, centre[1] - left
     x, y = grid((bottom - top, right - left), where, rng.uniform(0, 2 * np.pi), radius)
-    distance = SHAPES[CLASSES[label]](x, y, rng.uniform(0.7, 1.0)) * radius
+    distance = SHAPES[CLASSES[label]](x, y, rng.uniform(0.75, 1.0)) * radius
     return (slice(top, bottom), slice(left, right)), np.clip(0.5 - distance, 0, 1)
 
 
@@ -194,7 +194,7 @@ def _paint(pixels: Array, cover: Array, rng: np.random.Generator) -> None:
     shadow = np.pad(cover, 3)[down : down + shape[0], right : right + shape[1]] * rng.uniform(0.1, 0.45)
     pixels *= (1 - shadow * (1 - cover))[..., None]
     x, _ = grid(shape, (shape[0] / 2, shape[1] / 2), rng.uniform(0, 2 * np.pi), max(shape))
-    surface = texture(shape, rng, fill, contrast=0.4) * (1 + rng.uniform(0, 0.7) * x)[..., None]
+    surface = texture(shape, rng, fill, contrast=0.3) * (1 + rng.uniform(0, 0.7) * x)[..., None]
     pixels += (surface - pixels) * cover[..., None]
 
 

@@ -7,7 +7,7 @@ pseudo-labels add: a weight for each instance, and regions that are neither posi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,6 @@ class Criterion:
     """Match predictions with targets in every layer, and compute the weighted losses.
 
     things: for each class, whether it is a thing (only read when `loss.box_things_only`).
-    world_mean: averages a count over the processes of a distributed run.
 
     The weight of an instance multiplies its mask, dice and box losses and its query's class loss;
     counts stay counts. Points in an image's ignore region do not enter cross-entropy and dice; an
@@ -41,12 +40,10 @@ class Criterion:
         recipe: Recipe,
         num_classes: int,
         things: Sequence[bool] | None = None,
-        world_mean: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.recipe = recipe
         self.num_classes = num_classes
         self.things = torch.tensor(things) if recipe.loss.box_things_only and things is not None else None
-        self.world_mean = world_mean
 
     def __call__(
         self,
@@ -54,11 +51,13 @@ class Criterion:
         targets: Sequence[Targets],
         image_ids: Sequence[object] | None = None,
         draws: Draws | None = None,
+        count: int | None = None,
     ) -> dict[str, Tensor]:
         """Weighted loss terms, float32 scalars, whose sum is the loss.
 
         `class`, `mask`, `dice`, `box`, `giou` of the final layer, `<term>_<layer>` of the others,
-        and `<term>_dn`, `<term>_<layer>_dn` of denoising. Raises DivergedError, naming image and
+        and `<term>_dn`, `<term>_<layer>_dn` of denoising. `count`: the number of targets to divide by
+        when these are part of a larger batch (None: those given). Raises DivergedError, naming image and
         layer, when a matching cost is NaN or infinite.
         """
         device = outputs.final.logits.device
@@ -66,8 +65,7 @@ class Criterion:
             truth, draws = Truth.of(targets), draws or Draws()
             layers = Layers.of(self._supervised(outputs.layers, outputs.encoder))
             pairs = match(layers, truth, self.recipe, draws, image_ids or range(len(targets)))
-            number = torch.tensor(float(len(truth.labels)), device=device)
-            number = (self.world_mean(number) if self.world_mean else number).clamp(min=1)
+            number = torch.tensor(float(max(len(truth.labels) if count is None else count, 1)), device=device)
             counted = self._counted(layers, truth, pairs) if truth.has_ignore else None
             losses = self._losses(layers, truth, pairs, number, draws, counted)
             if outputs.denoising is not None:

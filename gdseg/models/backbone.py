@@ -172,7 +172,15 @@ def _create(options: Options, family: str, pretrained: bool) -> nn.Module:
             in_chans=options.in_channels,
             **extra,
         )
-    except (TypeError, AssertionError, IndexError, AttributeError, RuntimeError, OSError, ValueError) as error:
+    except (
+        TypeError,
+        AssertionError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:
         if pretrained:
             hint = "without a network: backbone.pretrained=false, with backbone.weights=FILE if you have one"
             what = f"timm gave no weights for {options.name}: {error}"

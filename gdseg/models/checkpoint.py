@@ -82,28 +82,42 @@ def load_network(path: Path | str, device: torch.device | str = "cpu") -> Networ
         names, category_ids = [str(n) for n in classes["names"]], [int(i) for i in classes["category_ids"]]
         metrics = {str(k): float(v) for k, v in json.loads(metadata["metrics"]).items()}
         step = int(metadata["step"])
-    except (KeyError, TypeError, ValueError, AttributeError, GdsegError) as error:
+        if len(names) != len(category_ids):
+            raise ValueError("classes and category ids differ in number")
+        with torch.device("meta"):  # a hostile recipe costs no memory before its shapes are compared
+            check_weights(build_model(recipe, len(names), load_weights=False), path)
+    except CheckpointError:
+        raise
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+        GdsegError,
+    ) as error:
         raise CheckpointError(f"its metadata cannot be used: {error}", path) from error
     model = build_model(recipe, len(names), load_weights=False)
-    load_weights(model, path)
+    with safe_open(str(path), framework="pt") as file:
+        model.load_state_dict({name: file.get_tensor(name) for name in model.state_dict()})
     model = model.to(device).eval()
     role, split = metadata.get("role", "teacher"), metadata.get("split_sha256", "")
     return Network(model, recipe, names, category_ids, role, step, metrics, split)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Copy the file's tensors into `model`. Raises CheckpointError unless names and shapes are the same."""
+def check_weights(model: nn.Module, path: Path) -> None:
+    """Raise CheckpointError unless the file's tensors have the model's names and shapes."""
     with safe_open(str(path), framework="pt") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    own = model.state_dict()
+        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     faults = [f"lacks {name}" for name in own if name not in stored]
     faults += [f"has {name}, which the model lacks" for name in stored if name not in own]
     faults += [
-        f"{name} is {tuple(stored[name].shape)}, the model's {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in stored and stored[name].shape != value.shape
+        f"{name} is {stored[name]}, the model's {shape}"
+        for name, shape in own.items()
+        if stored.get(name, shape) != shape
     ]
     if faults:
         shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
         raise CheckpointError(f"weights of another architecture: {shown}", path)
-    model.load_state_dict(stored)

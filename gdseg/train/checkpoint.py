@@ -59,7 +59,7 @@ def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) 
             network.load_state_dict(state["networks"][name])
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scaler.load_state_dict(state["scaler"])
-        return {name: state[name] for name in ("step", "best", "unlogged")}
+        return {name: state[name] for name in ("step", "best", "unlogged", "scores")}
     except _UNUSABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         hint = "the recipe's model and optimiser keys must be those the run was started with"

@@ -15,6 +15,7 @@ import torch
 from gdseg.data.dataset import unlabelled_pool
 from gdseg.data.loader import train_batches
 from gdseg.recipe import Recipe
+from gdseg.runs import file_sha256
 from gdseg.structures import Batch, Record
 from gdseg.train.engine import Learner, labelled_part, seed_step, unlabelled_part
 from gdseg.train.pseudo import Alarm, pseudo_statistics
@@ -50,7 +51,12 @@ def distill(
     state = {"student": student, "teacher": teacher.average}
     if resume:
         session.resume(state)
-    facts = {"unlabelled": len(unlabelled), "teacher": str(teacher_file), "burn_in_steps": rule.burn_in_steps}
+    facts = {
+        "unlabelled": len(unlabelled),
+        "teacher": str(teacher_file.resolve()),
+        "teacher_sha256": file_sha256(teacher_file),
+        "burn_in_steps": rule.burn_in_steps,
+    }
     record_run(run, recipe, "distill", data, device, overwrite=overwrite and not resume, **facts)
     alarm = Alarm(rule, objects_per_image(data.labelled))
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
@@ -59,6 +65,8 @@ def distill(
             f"distill: {len(data.labelled)} labelled and {len(unlabelled)} unlabelled images, "
             f"{rule.steps} steps, {run}"
         )
+        if rule.burn_in_steps >= rule.steps:
+            session.log.say("warning: burn-in does not end within these steps, the teacher stays as it is")
         if guide.split_sha256 not in ("", split):
             session.log.say("warning: the teacher was trained on other labelled images than this run's")
         for step, (labelled, weak) in enumerate(streams, session.start_step):
@@ -74,9 +82,10 @@ def distill(
             if means and (warning := alarm.check(done, means["pseudo_per_image"])):
                 session.log.say(warning)
             roles = {"student": student} if teacher.is_guide(step) else state
-            if session.due(done, recipe.train.eval_every):
-                session.evaluate(done, roles)
             if session.due(done, recipe.train.save_every) or session.stop_signal:
+                session.save(done, roles, state)
+            if session.due(done, recipe.train.eval_every) and not session.stop_signal:
+                session.evaluate(done, roles)
                 session.save(done, roles, state)
             if session.stop_signal and done < rule.steps:
                 session.leave(done)

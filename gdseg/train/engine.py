@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from gdseg.device import amp_dtype
+from gdseg.errors import DivergedError
 from gdseg.losses.criterion import Criterion, check_finite
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Distill, Recipe
@@ -31,7 +32,8 @@ class Part:
     """One stream of a step: images [B, C, H, W], their sizes, targets, and the weight of their loss.
 
     `suffix` marks the names of its losses ("" or "_unlabelled"); `denoise`: also train Mask DINO's
-    denoising queries on these targets.
+    denoising queries on these targets. `count` targets (None: its own) divide the losses and `share`
+    is its part of the images, both for a chunk of a larger part.
     """
 
     images: Tensor
@@ -41,9 +43,11 @@ class Part:
     weight: float = 1.0
     suffix: str = ""
     denoise: bool = True
+    count: int | None = None
+    share: float = 1.0
 
     def chunks(self, count: int) -> list[Part]:
-        """The part cut into `count` smaller ones; their weights sum to this one's."""
+        """The part cut into `count` smaller ones, whose losses sum to this one's."""
         size = -(-len(self.sizes) // count)
         cuts = [slice(i, i + size) for i in range(0, len(self.sizes), size)]
         return [
@@ -53,7 +57,8 @@ class Part:
                 sizes=self.sizes[cut],
                 targets=self.targets[cut],
                 image_ids=self.image_ids[cut],
-                weight=self.weight * len(self.sizes[cut]) / len(self.sizes),
+                count=sum(len(targets) for targets in self.targets),
+                share=len(self.sizes[cut]) / len(self.sizes),
             )
             for cut in cuts
         ]
@@ -88,6 +93,7 @@ class Learner:
         self.seed = recipe.seed
         self.total_steps = total_steps
         self.device = device
+        self.softmax = recipe.softmax_classes
         self.criterion = Criterion(recipe, num_classes)
         self.optimizer: Optimizer = build_optimizer(model, recipe.train)
         self.amp_dtype = amp_dtype(recipe.train.precision, device)
@@ -109,6 +115,11 @@ class Learner:
                     terms[name + part.suffix] = terms.get(name + part.suffix, 0.0) + value
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
+        if not self.scaler.is_enabled() and not norm.isfinite():
+            ids = ", ".join(str(i) for part in parts for i in part.image_ids)
+            raise DivergedError(
+                f"step {step}: a gradient is NaN or infinite", f"images {ids}", "lower train.lr"
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         names = list(terms)
@@ -119,9 +130,13 @@ class Learner:
     def _backward(self, part: Part) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32):
             outputs = self.model(part.images, part.sizes, part.targets if part.denoise else None)
-        losses = self.criterion(outputs, part.targets, part.image_ids)
+        losses = self.criterion(outputs, part.targets, part.image_ids, count=part.count)
         check_finite(losses, part.image_ids)
-        losses = {name: value * part.weight for name, value in losses.items()}
+        losses = {
+            # a softmax loss is a mean over the queries, the others are sums divided by `count`
+            name: value * part.weight * (part.share if self.softmax and name.startswith("class") else 1)
+            for name, value in losses.items()
+        }
         total = torch.stack(list(losses.values())).sum()
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in losses.items()}

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gdseg.errors import MachineError
+from gdseg.files import plain, write_atomic
 
 
 class RunLog:
@@ -98,10 +99,9 @@ class RunLog:
 
 
 def append_json(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON object as a line; NaN becomes null so that any reader can parse it."""
-    clean = {k: None if isinstance(v, float) and v != v else v for k, v in value.items()}
+    """Append one JSON object as a line; NaN and infinity become null so that any reader can parse it."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(clean) + "\n")
+        file.write(json.dumps(plain(value)) + "\n")
 
 
 def forget_after(path: Path, step: int) -> None:
@@ -115,7 +115,7 @@ def forget_after(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    write_atomic(path, "".join(line + "\n" for line in kept))
 
 
 def _percent(value: float | None) -> str:

@@ -36,7 +36,8 @@ def build_optimizer(model: nn.Module, train: Train) -> AdamW:
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            in_backbone = module_name.split(".")[0] == "backbone"
+            # the pyramid beside a plain ViT is new, it learns at the full rate
+            in_backbone = module_name.startswith("backbone") and ".pyramid" not in module_name
             undecayed = isinstance(module, (*_NORMS, nn.Embedding)) or name in _UNDECAYED_NAMES
             members.setdefault((in_backbone, not undecayed), []).append(parameter)
     groups = [

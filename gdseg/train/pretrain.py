@@ -64,9 +64,10 @@ def pretrain(
 
             done = step + 1
             session.log_step(done, len(batch), losses)
-            if session.due(done, train.eval_every):
-                session.evaluate(done, roles)
             if session.due(done, train.save_every) or session.stop_signal:
+                session.save(done, roles, state)
+            if session.due(done, train.eval_every) and not session.stop_signal:
+                session.evaluate(done, roles)
                 session.save(done, roles, state)
             if session.stop_signal and done < train.steps:
                 session.leave(done)

@@ -6,6 +6,7 @@ pretrain.py and distill.py own their loops and call this for what both need arou
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from types import FrameType
 import torch
 
 from gdseg.data.dataset import Dataset
-from gdseg.errors import InterruptedRun
+from gdseg.errors import InterruptedRun, UsageError
 from gdseg.eval.run import evaluate
 from gdseg.files import replace_file, write_json
 from gdseg.models.checkpoint import Network, save_network
@@ -67,7 +68,10 @@ class Session:
     def resume(self, networks: Mapping[str, torch.nn.Module]) -> None:
         """Go on from the last saved state; `networks` are all networks the loop changes."""
         state = load_state(self._file("last.state.pt"), self.learner, networks)
-        self.start_step, self.best, self.unlogged = state["step"], state["best"], state["unlogged"]
+        self.start_step, self.best = state["step"], state["best"]
+        self.unlogged, self.scores = state["unlogged"], state["scores"]
+        if self.start_step >= self.total_steps:
+            raise UsageError("the run is finished", self.run, f"evaluate it: gdseg eval {self.run}")
 
     def due(self, steps_done: int, every: int) -> bool:
         """Whether something done every `every` steps is due; always at the end, never twice."""
@@ -101,7 +105,7 @@ class Session:
         self, steps_done: int, roles: Mapping[str, SegmentationModel], state: Mapping[str, torch.nn.Module]
     ) -> None:
         """Save the state to resume from (all networks of `state`) and each role's last network."""
-        progress = {"step": steps_done, "best": self.best, "unlogged": self.unlogged}
+        progress = {"step": steps_done, "best": self.best, "unlogged": self.unlogged, "scores": self.scores}
         save_state(self._file("last.state.pt"), progress, self.learner, state)
         for role, network in roles.items():
             self._save(network, role, steps_done, self._file(f"last-{role}.safetensors"))
@@ -109,7 +113,7 @@ class Session:
     def leave(self, steps_done: int) -> None:
         """Raise InterruptedRun; call it after `save` when `stop_signal` is set."""
         name = signal.Signals(self.stop_signal).name
-        hint = f"go on with: gdseg {self.verb} --resume --out {self.run}"
+        hint = f"go on with: gdseg {self.verb} --resume --out {shlex.quote(str(self.run))}"
         raise InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
 
     def _keep_best(self, step: int, role: str, network: SegmentationModel, metrics: dict[str, float]) -> None:
@@ -142,7 +146,8 @@ class Session:
         if self.stop_signal:  # the second one does not wait for the step
             raise KeyboardInterrupt
         self.stop_signal = number
-        self.log.say("stopping after this step (again to stop at once) ..")
+        # a signal handler must not enter the console, which may be writing
+        os.write(2, b"stopping after this step (again to stop at once) ..\n")
 
 
 def _mean(values: list[float]) -> float:

@@ -25,7 +25,8 @@ class Teacher:
     """First the frozen `guide`, from step `burn_in_steps` on `average`, the student's moving average."""
 
     def __init__(self, guide: Network, student: SegmentationModel, recipe: Recipe) -> None:
-        self.guide, self.recipe = guide, recipe
+        self.guide: Network | None = guide
+        self.recipe = recipe
         self.average = copy.deepcopy(student).requires_grad_(False).eval()
 
     def is_guide(self, step: int) -> bool:
@@ -35,14 +36,15 @@ class Teacher:
     def follow(self, student: SegmentationModel, step: int) -> None:
         """Take over the student at the end of burn-in, then average; call it before each step."""
         if not self.is_guide(step):
+            self.guide = None  # its memory is free for the rest of the run
             first = step == self.recipe.distill.burn_in_steps
             update_ema(self.average, student, 0.0 if first else self.recipe.distill.ema_decay)
 
     def label(self, batch: Batch, step: int) -> list[Targets]:
         """Pseudo-labels for the weak views of a batch on its device."""
-        guide = self.is_guide(step)
-        found = forward(self.guide.model if guide else self.average, batch, self.recipe)
-        softmax = (self.guide.recipe if guide else self.recipe).softmax_classes
+        guide = self.guide if self.is_guide(step) else None
+        found = forward(guide.model if guide else self.average, batch, self.recipe)
+        softmax = (guide.recipe if guide else self.recipe).softmax_classes
         return pseudo_targets(found.final, self.recipe.distill, softmax)
 
 

@@ -117,6 +117,40 @@ def test_a_folder_with_something_in_it_is_refused(gdseg, data, tmp_path):
     assert (tmp_path / "run" / "notes.txt").exists()
 
 
+def test_overwrite_never_deletes_what_is_no_run(gdseg, data, tmp_path):
+    shutil.copytree(data, tmp_path / "work")
+    (tmp_path / "work" / "recipe.yaml").write_text("task: instance")
+    for out in ("work", "."):
+        code, said = gdseg("pretrain", "--data", data, "--out", out, "--overwrite", *FAST)
+        assert (code, "replaces runs only" in said) == (2, True)
+    assert (tmp_path / "work" / "train").is_dir()
+
+
+def test_overwrite_never_deletes_the_teacher(gdseg, data):
+    assert gdseg("pretrain", "--data", data, "--ratio", "0.5", "--out", "T", "-q", *FAST)[0] == 0
+    code, said = gdseg("distill", "--teacher", "T", "--out", "T", "--overwrite")
+    assert (code, "would delete the teacher" in said) == (2, True)
+
+
+def test_a_split_replaces_the_recipes_ratio(gdseg, data, tmp_path):
+    (tmp_path / "ids.txt").write_text("1\n2\n")
+    assert (
+        "labelled 2 images" in gdseg("pretrain", "--data", data, "--split", "ids.txt", "--dry-run", *FAST)[1]
+    )
+
+
+def test_resume_takes_no_other_recipe(gdseg, data, tmp_path):
+    assert gdseg("pretrain", "--data", data, "--out", "T", "-q", *FAST)[0] == 0
+    for words in (["train.lr=1"], ["--seed", "3"], ["-r", "custom"], ["--ratio", "0.2"]):
+        code, said = gdseg("pretrain", "--resume", "--out", "T", *words)
+        assert (code, "own recipe" in said) == (2, True)
+
+
+def test_words_of_overrides_are_no_yaml(gdseg, data, tmp_path):
+    shutil.copytree(data, tmp_path / "set #2, [new]")
+    assert "12 train" in gdseg("pretrain", "data.root=set #2, [new]", "--dry-run", *FAST)[1]
+
+
 def test_a_pickle_is_never_loaded(gdseg, tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -134,7 +168,7 @@ def test_the_whole_chain_and_what_does_not_fit_it(gdseg, data, tmp_path):
     assert gdseg("distill", "--ratio", "0.5", "--steps", "2", "-q", "distill.burn_in_steps=1")[0] == 0
     assert gdseg("eval")[0] == 0
     assert gdseg("predict", data / "val")[0] == 0
-    assert gdseg("distill", "--resume")[0] == 0
+    assert "the run is finished" in gdseg("distill", "--resume")[1]
 
     def rename(document):
         document["categories"][0]["name"] = "dot"

@@ -46,9 +46,9 @@ def one_target(ignore=None, weight=1.0):
     )
 
 
-def run(made, found, targets, seed=0, **more):
+def run(made, found, targets, seed=0, things=None, count=None):
     torch.manual_seed(seed)
-    return Criterion(made, CLASSES, **more)(found, targets)
+    return Criterion(made, CLASSES, things)(found, targets, count=count)
 
 
 def region(rows, columns):
@@ -175,11 +175,11 @@ def test_only_things_have_box_losses_where_asked():
     assert thing["mask"].item() == stuff["mask"].item()
 
 
-def test_counts_can_be_averaged_over_processes():
+def test_targets_of_a_larger_batch_divide_the_losses():
     made = recipe()
     found = outputs(made)
     alone = run(made, found, [one_target()])
-    shared = run(made, found, [one_target()], world_mean=lambda count: count * 4)
+    shared = run(made, found, [one_target()], count=4)
     for name, value in alone.items():
         assert shared[name].item() == pytest.approx(value.item() / 4, rel=1e-5), name
 

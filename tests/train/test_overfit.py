@@ -26,7 +26,11 @@ def four_images(tmp_path):
     """Two rectangles an image, class by brightness, on a dark ground."""
     (tmp_path / "train").mkdir()
     (tmp_path / "annotations").mkdir()
-    document = {"categories": [{"id": 1, "name": "grey"}, {"id": 2, "name": "white"}], "images": [], "annotations": []}
+    document = {
+        "categories": [{"id": 1, "name": "grey"}, {"id": 2, "name": "white"}],
+        "images": [],
+        "annotations": [],
+    }
     for i in range(4):
         pixels = np.full((96, 96, 3), 20, np.uint8)
         document["images"].append({"id": i, "file_name": f"{i}.png", "height": 96, "width": 96})

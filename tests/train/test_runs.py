@@ -7,12 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gdseg.errors import CheckpointError, DataError, InterruptedRun, MachineError
+from gdseg.errors import CheckpointError, DataError, DivergedError, InterruptedRun, MachineError, UsageError
+from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.models.checkpoint import load_network
 from gdseg.models.model import build_model
 from gdseg.recipe import Distill
 from gdseg.runs import find_checkpoint
-from gdseg.train import checkpoint
+from gdseg.structures import Targets
+from gdseg.train import checkpoint, engine, session
 from gdseg.train import teacher as teacher_module
 from gdseg.train.distill import distill
 from gdseg.train.engine import Learner
@@ -214,3 +216,60 @@ def test_same_seed_same_model(tiny_recipe):
         torch.manual_seed(3)
         weights.append(build_model(tiny_recipe(), 7).state_dict())
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_a_validation_image_that_breaks_loses_no_step(tiny_recipe, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise DataError("cannot be read", "val/1.png")
+
+    monkeypatch.setattr(session, "evaluate", broken)
+    run = tmp_path / "run"
+    with pytest.raises(DataError):
+        pretrain(tiny_recipe(), run, CPU, quiet=True)
+    assert (run / "checkpoints" / "last.state.pt").is_file()
+    assert (run / "checkpoints" / "last-teacher.safetensors").is_file()
+
+
+def test_a_nan_gradient_never_reaches_the_weights(tiny_recipe, tmp_path, monkeypatch):
+    clip, calls = engine.clip_grad_norm_, []
+
+    def poisoned(parameters, norm):
+        calls.append(1)
+        return torch.tensor(float("nan")) if len(calls) == 2 else clip(parameters, norm)
+
+    monkeypatch.setattr(engine, "clip_grad_norm_", poisoned)
+    with pytest.raises(DivergedError, match="gradient is NaN") as diverged:
+        pretrain(tiny_recipe(), tmp_path / "run", CPU, quiet=True)
+    assert diverged.value.exit_code == 6
+
+
+@pytest.mark.parametrize("decoder", ["maskdino", "mask2former"])
+def test_an_accumulated_batch_is_divided_by_all_its_targets(tiny_recipe, decoder):
+    """One object in the first image, three in the second: its loss counts a quarter, not a half."""
+    recipe = tiny_recipe(decoder, "train.accumulate=2")
+    torch.manual_seed(0)
+    learner = engine.Learner(build_model(recipe, 7), recipe, 7, 10, CPU)
+    targets = [Targets.empty(64, 64), Targets.empty(64, 64)]
+    for t, n in zip(targets, (1, 3), strict=True):
+        t.labels, t.weights = torch.arange(n), torch.ones(n)
+        t.masks = torch.zeros(n, 64, 64, dtype=torch.bool)
+        for i in range(n):
+            t.masks[i, 16 * i : 16 * i + 16] = True
+        t.boxes_cxcywh = masks_to_boxes_cxcywh(t.masks)
+    part = engine.Part(torch.rand(2, 3, 64, 64) * 255, [(64, 64)] * 2, targets, [0, 1])
+    chunks = part.chunks(2)
+    assert [(c.count, c.share, c.weight) for c in chunks] == [(4, 0.5, 1.0), (4, 0.5, 1.0)]
+    outputs = learner.model(chunks[0].images, [(64, 64)])
+    torch.manual_seed(1)
+    alone = learner.criterion(outputs, targets[:1], [0])
+    torch.manual_seed(1)
+    shared = learner.criterion(outputs, targets[:1], [0], count=4)
+    torch.testing.assert_close(shared["mask"], alone["mask"] / 4)
+
+
+def test_a_finished_run_is_not_resumed(tiny_recipe, tmp_path):
+    pretrain(tiny_recipe(), tmp_path / "run", CPU, quiet=True)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(UsageError, match="the run is finished"):
+        pretrain(tiny_recipe(), tmp_path / "run", CPU, resume=True, quiet=True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
