@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 
 import typer
 
@@ -47,6 +48,7 @@ def root(
 
 def main() -> None:
     """Run the command line and exit (codes: DESIGN.md, "Command line")."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except GdsegError as error:

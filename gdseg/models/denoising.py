@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +60,20 @@ def noised_queries(
     return NoisedQueries(content, anchors, groups, slots, kept)
 
 
+@cache  # Python's own memory of warnings is wiped by every library that catches some
+def _say_once(most: int) -> None:
+    warnings.warn(
+        f"an image has more objects than decoder.denoising_queries ({most}): of such images "
+        f"{most} objects, drawn anew each time, are denoised (this is said once)",
+        stacklevel=3,
+    )
+
+
 def _subsample(targets: Sequence[Targets], most: int, draws: Draws) -> list[Tensor] | None:
     """Each image's targets that get a slot; None when all do."""
     if max(map(len, targets), default=0) <= most:
         return None
-    warnings.warn(
-        f"an image has more objects than decoder.denoising_queries ({most}): of such images "
-        f"{most} objects, drawn anew each time, are denoised (this is said once)",
-        stacklevel=2,
-    )
+    _say_once(most)
     kept = []
     for target in targets:
         order = draws.rand("dn", ("keep",), (len(target),), target.labels.device)[0].argsort()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gdseg.draws import Draws
-from gdseg.models.denoising import blocked_attention, noised_queries
+from gdseg.models.denoising import _say_once, blocked_attention, noised_queries
 from gdseg.recipe import Decoder
 from gdseg.structures import Targets
 
@@ -70,6 +70,7 @@ def test_more_targets_than_slots_are_subsampled_and_said():
     targets = [some_targets(9), some_targets(2)]
     labels = nn.Embedding(6, 3)
     options = Decoder(denoising_queries=4, box_noise=0.0, label_flip=0.0)
+    _say_once.cache_clear()
     with pytest.warns(UserWarning, match=r"more objects than decoder.denoising_queries \(4\)"):
         noised = noised_queries(targets, labels, options, Draws())
     assert (noised.groups, noised.slots) == (1, 4)

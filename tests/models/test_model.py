@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gdseg.models.denoising import _say_once
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.structures import Targets
@@ -105,6 +106,7 @@ def test_empty_targets(kind):
 
 
 def test_more_targets_than_denoising_queries():
+    _say_once.cache_clear()
     with pytest.warns(UserWarning, match="denoising_queries"):
         _, outputs = run(tiny(), [a_target(9), a_target(1)])
     assert (outputs.denoising.groups, outputs.denoising.slots) == (1, 6)
