@@ -61,14 +61,7 @@ def distill(
     alarm = Alarm(rule, objects_per_image(data.labelled))
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
     with session:
-        session.log.say(
-            f"distill: {len(data.labelled)} labelled and {len(unlabelled)} unlabelled images, "
-            f"{rule.steps} steps, {run}"
-        )
-        if rule.burn_in_steps >= rule.steps:
-            session.log.say("warning: burn-in does not end within these steps, the teacher stays as it is")
-        if guide.split_sha256 not in ("", split):
-            session.log.say("warning: the teacher was trained on other labelled images than this run's")
+        _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
         for step, (labelled, weak) in enumerate(streams, session.start_step):
             seed_step(recipe.seed, step)
             labelled, weak = labelled.to(device), weak.to(device)
@@ -108,3 +101,12 @@ def _streams(
         train_batches(unlabelled, recipe, batch_size=sizes[1], strong=True, **common),
         strict=True,
     )
+
+
+def _announce(session: Session, labelled: int, unlabelled: int, guide_split: str) -> None:
+    rule, say = session.recipe.distill, session.log.say
+    say(f"distill: {labelled} labelled and {unlabelled} unlabelled images, {rule.steps} steps, {session.run}")
+    if rule.burn_in_steps >= rule.steps:
+        say("warning: burn-in does not end within these steps, the teacher stays as it is")
+    if guide_split not in ("", session.split_sha256):
+        say("warning: the teacher was trained on other labelled images than this run's")
