@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gdseg.cli.console import err, out, print_json, print_table
-from gdseg.cli.options import JsonOpt, OverridesArg
+from gdseg.cli.options import DebugOpt, JsonOpt, OverridesArg, OverwriteOpt
 
 if TYPE_CHECKING:
     from gdseg.data.inspect import PartReport, Report
@@ -51,6 +51,7 @@ def shapes(
     val: Annotated[int, typer.Option(help="Validation images.", min=1)] = 150,
     size: Annotated[int, typer.Option(help="Edge length, pixels.", min=48)] = 128,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    debug: DebugOpt = False,
 ) -> None:
     """See SHAPES_HELP."""
     from gdseg.data.shapes import ShapesOptions, make_shapes
@@ -60,7 +61,9 @@ def shapes(
 
 
 @data_app.command(help=INSPECT_HELP)
-def inspect(data: DataArg = "shapes", overrides: OverridesArg = None, json: JsonOpt = False) -> None:
+def inspect(
+    data: DataArg = "shapes", overrides: OverridesArg = None, json: JsonOpt = False, debug: DebugOpt = False
+) -> None:
     """See INSPECT_HELP."""
     from gdseg.data.dataset import open_dataset
     from gdseg.data.inspect import inspect_dataset
@@ -130,6 +133,8 @@ def split(
     data: DataArg = "shapes",
     overrides: OverridesArg = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice.", min=0)] = 0,
+    overwrite: OverwriteOpt = False,
+    debug: DebugOpt = False,
 ) -> None:
     """See SPLIT_HELP."""
     from gdseg.data.dataset import open_dataset
@@ -138,6 +143,8 @@ def split(
 
     if path.is_dir():
         raise UsageError("--out is a folder, a file is needed", path, "as --out split.json")
+    if path.exists() and not overwrite:
+        raise UsageError("the file exists", path, "use --overwrite to replace it or name another --out")
     records = open_dataset(_data_keys(data, overrides), parts=("train",)).train
     chosen = split_by_ratio(records, ratio, seed)
     save_split(chosen, path)

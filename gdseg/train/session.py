@@ -19,13 +19,13 @@ import torch
 from gdseg.data.dataset import Dataset
 from gdseg.errors import InterruptedRun, UsageError
 from gdseg.eval.run import evaluate
-from gdseg.files import replace_file, write_json
+from gdseg.files import replace_file
 from gdseg.models.checkpoint import Network, save_network
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
 from gdseg.train.checkpoint import load_state, save_state
 from gdseg.train.engine import Learner
-from gdseg.train.log import RunLog
+from gdseg.train.log import RunLog, append_json
 
 _MAIN = ("loss", "grad_norm", "pseudo_per_image", "pseudo_score")
 
@@ -63,7 +63,7 @@ class Session:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         seconds = time.monotonic() - self._began
-        write_json(self.run / "time.json", {"seconds": round(seconds, 1), "from_step": self.start_step})
+        append_json(self.run / "time.jsonl", {"step": self.start_step, "seconds": round(seconds, 1)})
 
     def resume(self, networks: Mapping[str, torch.nn.Module]) -> None:
         """Go on from the last saved state; `networks` are all networks the loop changes."""

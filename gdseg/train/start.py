@@ -22,7 +22,7 @@ from gdseg.errors import UsageError
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
-from gdseg.runs import prepare_run
+from gdseg.runs import file_sha256, prepare_run
 from gdseg.structures import Record
 
 
@@ -76,6 +76,8 @@ def record_run(
         "git": _git_commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "seed": recipe.seed,
+        "data": str(start.dataset.root),
+        "data_sha256": file_sha256(start.dataset.train_json) if start.dataset.train_json else None,
         "classes": start.dataset.classes,
         "labelled": len(start.labelled),
         "split_sha256": start.split.sha256,
