@@ -46,6 +46,11 @@ class Predictor:
         """Class names by label."""
         return self.network.classes
 
+    @property
+    def category_ids(self) -> list[int]:
+        """The user's category id of each label."""
+        return self.network.category_ids
+
     @overload
     def predict(self, images: ImageLike, conf: float = 0.5) -> Predictions: ...
 

@@ -153,7 +153,8 @@ def _apply(recipe: Recipe, overrides: list[str]) -> list[str]:
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals:
-            faults.append(f"'{item}' is not an override; overrides look like train.lr=5e-5")
+            meant = f"; did you mean --data {item}?" if Path(item).exists() else ""
+            faults.append(f"'{item}' is not an override; overrides look like train.lr=5e-5{meant}")
         elif path not in known:
             faults.append(f"{item}: {_unknown(path)}")
         else:

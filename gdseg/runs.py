@@ -52,8 +52,9 @@ def refuse_non_empty(out: Path, *, overwrite: bool) -> None:
 
 
 def last_run(verb: str | None = None) -> Path:
-    """The run that was started last, of one verb or of any. Raises CheckpointError if there is none."""
-    runs = [p.parent for p in RUNS.glob("*/run.json") if verb in (None, read_run(p.parent).get("verb"))]
+    """The last started run that has saved a network. Raises CheckpointError if none of the verb has."""
+    found = [p.parent for p in RUNS.glob("*/run.json") if verb in (None, read_run(p.parent).get("verb"))]
+    runs = [run for run in found if any((run / "checkpoints").glob("*.safetensors"))]
     if not runs:
         maker = f"gdseg {verb or 'pretrain'}"
         raise CheckpointError("there is no run yet", RUNS.resolve(), f"'{maker}' makes one")

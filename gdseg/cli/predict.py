@@ -14,7 +14,7 @@ import typer
 from gdseg.cli import options as o
 from gdseg.cli.console import err, out, print_json
 from gdseg.cli.progress import progress
-from gdseg.errors import DataError, UsageError
+from gdseg.errors import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
     from gdseg.predict import Predictor
@@ -79,11 +79,18 @@ def command(
 
 
 def split_checkpoint(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The first argument is the checkpoint if it is a .safetensors file or a run directory."""
+    """The first argument is the checkpoint if it is a .safetensors file or a run directory.
+
+    Raises CheckpointError when it is neither that nor anything else that exists: a mistyped run must
+    not fall back to the last one.
+    """
     first = Path(arguments[0]) if arguments else Path()
     is_run = first.is_dir() and ((first / "checkpoints").is_dir() or (first / "recipe.yaml").is_file())
     if first.suffix == ".safetensors" or is_run:
         return arguments[0], arguments[1:]
+    mistyped = len(arguments) > 1 and not first.suffix and not first.exists() and "*" not in first.name
+    if mistyped:
+        raise CheckpointError("no such run, checkpoint or image", first, "without one, the last run is used")
     return None, arguments
 
 

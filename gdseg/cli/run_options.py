@@ -45,6 +45,10 @@ def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
     keys = {**RECIPE_KEYS, **more}
     flags = {key: params[name] for name, key in keys.items() if params.get(name) not in (None, [], ())}
     overrides = list(params.get("overrides") or [])
+    if "data.ratio" in flags and "data.split" in flags:
+        raise UsageError(
+            "--ratio and --split exclude each other", hint="a split names the labelled images itself"
+        )
     twice = [key for key in flags if any(item.partition("=")[0] == key for item in overrides)]
     if twice:
         raise UsageError(f"{twice[0]} is given both as a flag and as an override", hint="keep one of them")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gdseg.data.coco import CocoFile, Fault, load_coco, read_coco, read_json
-from gdseg.data.images import list_images
+from gdseg.data.images import image_size, list_images
 from gdseg.data.shapes import builtin_shapes
 from gdseg.data.split import Split
 from gdseg.errors import DataError
@@ -106,7 +106,7 @@ def _find_json(root: Path, part: str, given: str | None) -> Path:
     raise DataError(
         f"no {part} annotations found (looked for {looked})",
         root,
-        f"name the COCO json with data.{part}=FILE",
+        f"name the COCO json with data.{part}=FILE" + (", or train without: data.val=none" * (part == "val")),
     )
 
 
@@ -167,5 +167,7 @@ def unlabelled_records(folders: Sequence[Path]) -> list[Record]:
             raise DataError(
                 "the folder holds no image", folder, "jpg, png, webp, bmp and tif files are looked for"
             )
-        records += [Record(str(path), path) for path in paths]
+        for path in paths:  # a file that is no image is found now, not in the middle of a run
+            height, width = image_size(path)
+            records.append(Record(str(path), path, height, width))
     return records

@@ -63,7 +63,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        hint = "official and other weights are read by 'gdseg convert'; pickles are never loaded"
+        hint = "gdseg reads its own networks only; weights of a backbone go into backbone.weights"
         raise CheckpointError(f"not a safetensors file ({error})", path, hint) from error
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(
