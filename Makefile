@@ -26,7 +26,7 @@ demo: $(STAMP) ## the main job on the built-in data set: 10 % labels, teacher ->
 	rm -rf runs/demo/new_images
 	$(GDSEG) data shapes --out runs/demo/new_images --train 1 --val 24 --seed 7
 	$(GDSEG) pseudo-label runs/demo runs/demo/new_images/val --out runs/demo/pseudo/labels.json --overwrite
-	$(GDSEG) predict runs/demo runs/demo/new_images/val --out runs/demo/predictions --overwrite
+	$(GDSEG) predict runs/demo runs/demo/new_images/val --conf 0.3 --out runs/demo/predictions --overwrite
 	$(GDSEG) visualize runs/demo --out runs/demo/curves.png
 
 test: $(STAMP) ## run the tests

@@ -117,7 +117,9 @@ def networks(given: str | None, role: str | None) -> dict[str, Path]:
             found["pretrained teacher"] = teacher_of(Path(run))
     for name in ROLES:
         try:
-            found[name] = find_checkpoint(run, name)
+            # a distillation's own teacher is the student's moving average
+            shown = "EMA teacher" if name == "teacher" and found else name
+            found[shown] = find_checkpoint(run, name)
         except CheckpointError:
             if role == "both":
                 raise
