@@ -166,7 +166,8 @@ def test_other_classes_are_refused(tiny_recipe, tmp_path, teacher, tiny_data):
 
 
 def test_a_teacher_of_another_architecture_guides_but_cannot_be_copied(tiny_recipe, tmp_path, teacher):
-    distill(tiny_recipe("mask2former", "distill.steps=3"), tmp_path / "run", teacher, CPU, quiet=True)
+    recipe = tiny_recipe("mask2former", "distill.steps=3", "distill.student_init=backbone")
+    distill(recipe, tmp_path / "run", teacher, CPU, quiet=True)
     recipe = tiny_recipe("mask2former", "distill.student_init=teacher")
     with pytest.raises(CheckpointError, match="another architecture"):
         distill(recipe, tmp_path / "other", teacher, CPU, quiet=True)
