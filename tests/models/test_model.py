@@ -6,6 +6,7 @@ import torch
 from gdseg.models.denoising import _say_once
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
+from gdseg.recipe_yaml import load_recipe, shipped_recipes
 from gdseg.structures import Targets
 
 SIZES = [(64, 96), (50, 70)]
@@ -178,3 +179,11 @@ def test_official_sizes_on_the_meta_device():
 def test_class_prior():
     model = build_model(tiny(decoder__class_prior=0.01), 3)
     assert model.decoder.class_embed.bias.sigmoid().mean().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_recipe_builds_its_model(name):
+    with torch.device("meta"):
+        model = build_model(load_recipe(name), 5, load_weights=False)
+    assert sum(p.numel() for p in model.parameters()) > 1e6
+    assert model.decoder.class_embed.out_features == 5 + load_recipe(name).softmax_classes
