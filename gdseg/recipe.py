@@ -78,6 +78,8 @@ class Backbone:
     checkpointing: bool = key(False, "gradient checkpointing: less memory, more time")
     channels_last: bool = key(False, "memory layout of the backbone's convolutions; faster for some")
     in_channels: int = key(3, "channels of the images", low=1)
+    stride_in_1x1: bool = key(False, "resnet: stride in the first 1x1 convolution of a block (as Caffe and detectron2's MSRA weights) instead of in the 3x3 one")
+    pyramid: str = key("simple", "plain ViT: simple (ViTDet) or nearest (official Guided Distillation: 1x1 convolutions, maps repeated to strides 4..32, image resized by nearest pixel to one patch more than fits)", choices=["simple", "nearest"])
     mean: list[float] = key([123.675, 116.28, 103.53], "mean of each channel, in the image's own units")
     std: list[float] = key([58.395, 57.12, 57.375], "standard deviation of each channel", above=0.0)
 
@@ -95,6 +97,8 @@ class PixelDecoder:
     inputs: list[str] = key(["res3", "res4", "res5"], "backbone levels that enter the encoder", choices=["res2", "res3", "res4", "res5"])
     extra_levels: int = key(0, "levels beyond stride 32, each half the size", low=0, high=2)
     level_order: str = key("coarse_first", "order of the levels in the token sequence", choices=["coarse_first", "fine_first"])
+    extra_positions: str = key("own", "with two extra_levels: each has its own position embedding, or swapped, the other's, as officially", choices=["own", "swapped"])
+    dropout: float = key(0.0, "dropout of the encoder layers", low=0.0, high=0.99)
 
 
 @dataclass
@@ -109,13 +113,16 @@ class Decoder:
     ffn: int = key(2048, "width of the feed-forward part", low=1)
     queries: int = key(300, "queries", low=1, high=100000)
     dropout: float = key(0.0, "dropout", low=0.0, high=0.99)
+    input_projection: bool = key(False, "a 1x1 convolution of each level even where pixel_decoder.channels equals channels")
     pre_norm: bool = key(False, "mask2former: normalise before each block instead of after")
     two_stage: bool = key(True, "maskdino: queries are selected from the encoder's tokens")
+    proposal_size: str = key("order", "maskdino: a token's proposal is 0.05 * 2^i wide: i by the level's order in the sequence, as officially (with fine_first the coarsest level gets the smallest), or by its stride", choices=["order", "stride"])
     initial_prediction: bool = key(True, "maskdino: predict from the queries before the first layer")
     learned_content: bool = key(False, "maskdino: with two_stage, learned query content instead of the selected tokens")
     box_init: str = key("mask_to_box", "maskdino: anchors from the predicted masks: none, mask_to_box (official 'mask2box'), exact ('bitmask')", choices=["none", "mask_to_box", "exact"])
     denoising: str = key("mask", "maskdino: none, box (box and label), mask (box, label and mask)", choices=["none", "box", "mask"])
     denoising_queries: int = key(100, "maskdino: denoising queries an image", low=1)
+    denoising_overfull: str = key("sample", "maskdino: an image with more objects than denoising_queries: sample some of them, or skip denoising for the batch, as officially", choices=["sample", "skip"])
     box_noise: float = key(0.4, "maskdino: noise of denoising boxes, as a share of their size", low=0.0)
     label_flip: float = key(0.2, "maskdino: probability that a denoising label is replaced", low=0.0, high=1.0)
     class_prior: float = key(0.0, "focal: probability of each class at the start (RetinaNet, arXiv 1708.02002 §4.1); 0: plain initialisation, as officially", low=0.0, high=0.99)
@@ -136,6 +143,7 @@ class Loss:
     dice_cost: float = key(5.0, "matching: dice", low=0.0)
     box_cost: float = key(5.0, "matching: box L1", low=0.0)
     giou_cost: float = key(2.0, "matching: box GIoU", low=0.0)
+    softmax_cost: str = key("focal", "matching, maskdino with softmax classes: class cost focal (of sigmoids, as officially) or probability (as mask2former)", choices=["focal", "probability"])
     no_object: float = key(0.1, "softmax: weight of the no-object class", low=0.0)
     focal_alpha: float = key(0.25, "focal: weight of positives", low=0.0, high=1.0)
     focal_gamma: float = key(2.0, "focal: exponent", low=0.0)
@@ -144,6 +152,7 @@ class Loss:
     importance: float = key(0.75, "share of points chosen by uncertainty", low=0.0, high=1.0)
     deep_supervision: bool = key(True, "every layer has its loss")
     box_things_only: bool = key(False, "maskdino, panoptic: boxes of stuff have no loss")
+    boxes_relative_to: str = key("padded", "target boxes are shares of the padded canvas, where predictions and masks live, or of the image inside it, as officially (the same where images fill the canvas)", choices=["padded", "image"])
     ignore_overlap: float = key(0.5, "an unmatched query with more than this share of its mask in the ignore region is not pushed to no-object", low=0.0, high=1.0)
 
 
@@ -156,7 +165,9 @@ class Postprocess:
     score: str = key("class_mask", "class_mask (class times mean mask probability) or class", choices=["class_mask", "class"])
     object_threshold: float = key(0.8, "panoptic: queries scored below this are dropped", low=0.0, high=1.0)
     overlap_threshold: float = key(0.8, "panoptic: a segment that keeps less than this share of its area is dropped", low=0.0, high=1.0)
+    overlap_area: str = key("won", "panoptic: the area a segment keeps: all pixels it won, as officially, or those inside its own mask", choices=["won", "inside"])
     temperature: float = key(0.06, "panoptic and semantic with focal classes: softmax temperature of the scores; 0: no softmax", low=0.0)
+    semantic_resize: str = key("scores", "semantic: resize to the image's size the class scores (official semantic recipes) or the masks before they are combined (official panoptic recipes)", choices=["scores", "masks"])
 
 
 @dataclass

@@ -76,7 +76,8 @@ class _Batches(Dataset[Batch | GdsegError]):
 
     def __getitem__(self, keys: list[Key]) -> Batch | GdsegError:
         try:
-            return collate([self._sample(*key) for key in keys])
+            relative = self.recipe.loss.boxes_relative_to
+            return collate([self._sample(*key) for key in keys], boxes_relative_to=relative)
         except GdsegError as error:  # raised in a worker it would lose its fields: it travels as a value
             return error
 
@@ -149,11 +150,11 @@ def _forgive_once(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
 
 
-def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
+def collate(samples: Sequence[Sample], divisor: int = 32, boxes_relative_to: str = "padded") -> Batch:
     """Samples padded bottom and right to the largest, rounded up to a multiple of `divisor` pixels.
 
     Images and masks are padded with zeros, the ignore region with False; boxes become relative to
-    the padded canvas.
+    the padded canvas, or stay shares of the image (`loss.boxes_relative_to`).
     """
     sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
@@ -163,7 +164,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
         _stack([s.image for s in samples], height, width),
         sizes,
         [s.original_size for s in samples],
-        _pad_targets([s.targets for s in samples], sizes, height, width),
+        _pad_targets([s.targets for s in samples], sizes, (height, width), boxes_relative_to == "image"),
         _stack(strong, height, width) if strong else None,
     )
 
@@ -177,9 +178,13 @@ def _stack(images: Sequence[Tensor], height: int, width: int) -> Tensor:
 
 
 def _pad_targets(
-    targets: Sequence[Targets | None], sizes: Sequence[tuple[int, int]], height: int, width: int
+    targets: Sequence[Targets | None],
+    sizes: Sequence[tuple[int, int]],
+    canvas: tuple[int, int],
+    keep_boxes: bool,
 ) -> list[Targets | None]:
     """Targets on the padded canvas, all of them views of a few tensors: workers then send few of them."""
+    height, width = canvas
     counts = [0 if t is None else len(t) for t in targets]
     masks = torch.split(torch.zeros(sum(counts), height, width, dtype=torch.bool), counts)
     boxes = torch.split(torch.zeros(sum(counts), 4), counts)
@@ -191,7 +196,8 @@ def _pad_targets(
             padded.append(None)
             continue
         masks[i][:, :h, :w] = target.masks
-        boxes[i].copy_(target.boxes_cxcywh * torch.tensor([w / width, h / height, w / width, h / height]))
+        share = [1.0] * 4 if keep_boxes else [w / width, h / height] * 2
+        boxes[i].copy_(target.boxes_cxcywh * torch.tensor(share))
         labels[i].copy_(target.labels)
         weights[i].copy_(target.weights)
         ignore = None

@@ -68,10 +68,11 @@ def _padded_places(truth: Truth, N: int) -> Tensor:
 
 
 def _class_cost(logits_LBQK: Tensor, labels_BN: Tensor, recipe: Recipe) -> Tensor:
-    """-probability (Mask2Former), or focal positive minus negative cost (Mask DINO, even with softmax)."""
+    """-probability (Mask2Former), or focal positive minus negative cost (Mask DINO; see softmax_cost)."""
     L, _, Q, _ = logits_LBQK.shape
     wanted = labels_BN[None, :, None].expand(L, -1, Q, -1)
-    if recipe.decoder.kind == "mask2former":
+    own_softmax = recipe.decoder.kind == "mask2former" or recipe.loss.softmax_cost == "probability"
+    if recipe.softmax_classes and own_softmax:
         return -logits_LBQK.softmax(-1).gather(-1, wanted)
     alpha, gamma = recipe.loss.focal_alpha, recipe.loss.focal_gamma
     p = logits_LBQK.gather(-1, wanted).sigmoid()

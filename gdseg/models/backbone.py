@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 from timm.layers.norm import LayerNorm2d
+from timm.models.resnet import Bottleneck
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,17 +44,20 @@ class Backbone(nn.Module):
         self.frozen_norm = options.norm == "frozen"
         family = _family(options.name)
         self.body = _create(options, family, options.pretrained and load_weights)
+        if options.stride_in_1x1:
+            _stride_in_1x1(self.body, options.name)
         if options.weights and load_weights:
             load_backbone(self.body, options.weights, options.name, _ANY_SIZE.get(family, {}))
         info: Any = self.body.feature_info
         widths, strides = list(info.channels()), list(info.reduction())
         self.channels_last = "NHWC" in str(getattr(self.body, "output_fmt", ""))
-        self.pyramid: SimplePyramid | None = None
+        self.pyramid: SimplePyramid | NearestPyramid | None = None
         if strides != STRIDES:
             if len(set(strides)) != 1:
                 what = f"backbone.name: {options.name} has maps at strides {strides}, not {STRIDES}"
                 raise RecipeError(what, hint="choose a network with stages, or a plain ViT")
-            self.pyramid = SimplePyramid(widths[-1], strides[-1])
+            kind = NearestPyramid if options.pyramid == "nearest" else SimplePyramid
+            self.pyramid = kind(widths[-1], strides[-1])
             widths = self.pyramid.widths
         self.channels: dict[str, int] = dict(zip(LEVELS, widths, strict=True))
         self.norms = nn.ModuleList(
@@ -72,7 +76,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images [B, C, H, W], normalised, H and W multiples of 32."""
         if self.pyramid is not None:
-            maps = self.pyramid(self.body(self.pyramid.resize(images))[-1])
+            maps = self.pyramid(self.body(self.pyramid.resize(images))[-1], images.shape[-2:])
         else:
             maps = self.body(images)
             maps = [norm(x) for norm, x in zip(self.norms, maps, strict=True)] if self.norms else maps
@@ -132,10 +136,39 @@ class SimplePyramid(nn.Module):
         size = [n // 16 * self.patch for n in images.shape[-2:]]
         return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """[B, C, H/16, W/16] -> four maps of `widths` channels."""
+    def forward(self, x: Tensor, size: tuple[int, int]) -> list[Tensor]:
+        """[B, C, H/16, W/16] -> four maps of `widths` channels; size is the image's, (H, W)."""
         x = self.norm(x)
         return [self.to4(x), self.to8(x), x, F.max_pool2d(x, 2)]
+
+
+class NearestPyramid(nn.Module):
+    """Strides 4, 8, 16, 32 as official Guided Distillation has them: the ViT's last map, repeated.
+
+    From the facts of its weights and a description of its wrapper; its code was not read, so only shapes
+    and parameters are proven. A 1x1 convolution commutes with repeating pixels, so it goes first.
+    """
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.widths = [128, 256, 512, 1024]
+        self.norm = LayerNorm2d(width, eps=1e-6)
+        self.convs = nn.ModuleList(nn.Conv2d(width, w, 1) for w in self.widths)
+
+    def resize(self, images: Tensor) -> Tensor:
+        """To whole patches by the nearest pixel; a size that fits also grows by a patch unless it is 16."""
+        if self.patch == 16:
+            return images
+        size = [(n // self.patch + 1) * self.patch for n in images.shape[-2:]]
+        return F.interpolate(images, size, mode="nearest")
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> list[Tensor]:
+        """[B, C, h, w] -> [B, 128, H/4, W/4] .. [B, 1024, H/32, W/32] of an image of `size` (H, W)."""
+        x = self.norm(x)
+        sizes = [[n // stride for n in size] for stride in STRIDES]
+        pairs = zip(self.convs, sizes, strict=True)
+        return [F.interpolate(conv(x), at, mode="nearest") for conv, at in pairs]
 
 
 class PaddedSwinBlock(SwinTransformerBlock):
@@ -146,6 +179,15 @@ class PaddedSwinBlock(SwinTransformerBlock):
         down, right = (-n % window for n, window in zip((height, width), self.window_size, strict=True))
         seen: Tensor = super()._attn(F.pad(x, (0, 0, 0, right, 0, down)))  # type: ignore[no-untyped-call]
         return seen[:, :height, :width]
+
+
+def _stride_in_1x1(body: nn.Module, name: str) -> None:
+    """Move the stride of each stage's first bottleneck from its 3x3 to its first 1x1 convolution."""
+    bottlenecks = [m for m in body.modules() if isinstance(m, Bottleneck)]
+    if not bottlenecks:
+        raise RecipeError(f"backbone.stride_in_1x1: {name} has no bottleneck blocks")
+    for block in bottlenecks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _family(name: str) -> str:

@@ -66,17 +66,22 @@ def _resize(maps: Tensor, size: Size) -> Tensor:
 
 
 def semantic_map(logits_QK: Tensor, masks: Tensor, canvas: Canvas, recipe: Recipe) -> Tensor:
-    """Label of each pixel, int64 [H, W] on the CPU: the class whose score-weighted masks sum highest."""
+    """Label of each pixel, int64 [H, W] on the CPU: the class whose score-weighted masks sum highest.
+
+    The sums are resized to the image's size, or the masks before them (`postprocess.semantic_resize`).
+    """
     scores_QC = logits_QK.softmax(-1)[:, :-1] if recipe.softmax_classes else _sharpened(logits_QK, recipe)
+    early = recipe.postprocess.semantic_resize == "masks"
+    enlarge, size = (canvas.restore, canvas.original) if early else (canvas.enlarge, canvas.padded)
     best = masks.new_full(canvas.original, -1.0, dtype=torch.float32)
     labels = torch.zeros(canvas.original, dtype=torch.int64, device=masks.device)
-    step, first = _at_once(canvas.padded), 0
+    step, first = (canvas.chunk if early else _at_once(canvas.padded)), 0
     for chosen in torch.split(scores_QC, step, dim=1):
-        total = masks.new_zeros(chosen.shape[1], *canvas.padded, dtype=torch.float32)
+        total = masks.new_zeros(chosen.shape[1], *size, dtype=torch.float32)
         for part, weight in zip(torch.split(masks, step), torch.split(chosen, step), strict=True):
-            total += torch.einsum("qc,qhw->chw", weight, canvas.enlarge(part).sigmoid())
+            total += torch.einsum("qc,qhw->chw", weight, enlarge(part).sigmoid())
         for few in torch.split(total, canvas.chunk):
-            value, index = canvas.finish(few).max(0)
+            value, index = (few if early else canvas.finish(few)).max(0)
             labels = torch.where(value > best, index + first, labels)
             best = torch.maximum(best, value)
             first += len(few)
@@ -95,7 +100,8 @@ def panoptic_map(
     segments: list[dict[str, Any]] = []
     stuff: dict[int, int] = {}
     for k, label in enumerate(labels[keep].tolist()):
-        share = int(won[k]) / max(int(full_area[k]), 1)
+        kept = won if recipe.postprocess.overlap_area == "won" else core
+        share = int(kept[k]) / max(int(full_area[k]), 1)
         if core[k] == 0 or share < recipe.postprocess.overlap_threshold:
             continue
         if label in stuff:  # stuff of one class is one segment

@@ -39,8 +39,10 @@ def noised_queries(
     """Noised copies of all targets, or None where no image of the batch has one.
 
     As many groups as `denoising_queries` holds. An image with more targets than that keeps a random choice
-    of them, and the user is told once.
+    of them, and the user is told once; or, with `denoising_overfull: skip`, the batch has none.
     """
+    if options.denoising_overfull == "skip" and max(map(len, targets), default=0) > options.denoising_queries:
+        return None
     kept = _subsample(targets, options.denoising_queries, draws)
     if kept is not None:
         targets = [target.select(index) for target, index in zip(targets, kept, strict=True)]

@@ -124,9 +124,12 @@ def init_xavier(module: nn.Module) -> None:
             nn.init.xavier_uniform_(parameter)
 
 
-def project_levels(inputs: int, outputs: int, levels: int) -> nn.ModuleList:
-    """1x1 convolutions, one a level, from the pixel decoder's width to the query decoder's; none if equal."""
-    if inputs == outputs:
+def project_levels(inputs: int, outputs: int, levels: int, always: bool = False) -> nn.ModuleList:
+    """1x1 convolutions, one a level, from the pixel decoder's width to the query decoder's.
+
+    None where the widths agree, unless `always`.
+    """
+    if inputs == outputs and not always:
         return nn.ModuleList(nn.Identity() for _ in range(levels))
     convs = [nn.Conv2d(inputs, outputs, 1) for _ in range(levels)]
     for conv in convs:

@@ -58,7 +58,7 @@ class Mask2FormerDecoder(nn.Module):
     ) -> None:
         super().__init__()
         width = options.channels
-        self.input_proj = project_levels(memory_channels, width, levels)
+        self.input_proj = project_levels(memory_channels, width, levels, options.input_projection)
         self.level_embed = nn.Embedding(levels, width)
         self.query_feat = nn.Embedding(options.queries, width)
         self.query_embed = nn.Embedding(options.queries, width)

@@ -83,7 +83,7 @@ class MaskDINODecoder(nn.Module):
         super().__init__()
         self.options = options
         width = options.channels
-        self.input_proj = project_levels(memory_channels, width, levels)
+        self.input_proj = project_levels(memory_channels, width, levels, options.input_projection)
         if options.two_stage:
             self.enc_output, self.enc_output_norm = nn.Linear(width, width), nn.LayerNorm(width)
         else:
@@ -148,7 +148,8 @@ class MaskDINODecoder(nn.Module):
     def _select(self, memory: Memory) -> tuple[LayerOutput, Queries]:
         """The encoder's own predictions at its best tokens, and the queries made of them (detached)."""
         with full_precision(memory.tokens):
-            anchors_S4, valid = token_anchors(memory.shapes, memory.tokens)
+            by_stride = self.options.proposal_size == "stride"
+            anchors_S4, valid = token_anchors(memory.shapes, memory.tokens, by_stride)
             tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~valid, 0.0)))
             best = best_tokens(self.class_embed(tokens), self.options.queries)
             content = take(tokens, best)

@@ -38,11 +38,14 @@ class EncoderLayer(nn.Module):
         self.self_attn = MSDeformAttn(width, levels, options.heads, options.points)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.linear1, self.linear2 = nn.Linear(width, options.ffn), nn.Linear(options.ffn, width)
+        self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, centres: Tensor, shapes: Shapes) -> Tensor:
         """tokens [B, S, D], position [S, D], centres [1, S, 2] in 0..1 -> [B, S, D]."""
-        tokens = self.norm1(tokens + self.self_attn(tokens + position, centres, tokens, shapes))
-        out: Tensor = self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens), inplace=True)))
+        seen = self.self_attn(tokens + position, centres, tokens, shapes)
+        tokens = self.norm1(tokens + self.dropout(seen))
+        hidden = self.dropout(F.relu(self.linear1(tokens), inplace=True))
+        out: Tensor = self.norm2(tokens + self.dropout(self.linear2(hidden)))
         return out
 
 
@@ -53,6 +56,7 @@ class PixelDecoder(nn.Module):
         super().__init__()
         width = options.channels
         self.fine_first = options.level_order == "fine_first"
+        self.swapped = options.extra_positions == "swapped" and options.extra_levels == 2
         inputs = sorted(options.inputs, reverse=not self.fine_first)
         self.inputs = inputs
         self.levels = len(inputs) + options.extra_levels
@@ -87,7 +91,9 @@ class PixelDecoder(nn.Module):
         for proj in self.input_proj[len(levels) :]:
             last = proj(last)
             extra.append(last)
-        return levels + extra if self.fine_first else extra[::-1] + levels
+        if not self.fine_first:
+            return extra[::-1] + levels
+        return levels + (extra[::-1] if self.swapped else extra)
 
     def _encode(self, levels: list[Tensor]) -> list[Tensor]:
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
@@ -95,7 +101,7 @@ class PixelDecoder(nn.Module):
         position = torch.cat(
             [
                 sine_position(h, w, tokens.shape[-1], tokens) + embed
-                for (h, w), embed in zip(shapes, self.level_embed, strict=True)
+                for (h, w), embed in zip(self._position_shapes(shapes), self.level_embed, strict=True)
             ]
         )
         centres = torch.cat([pixel_centres(h, w, tokens) for h, w in shapes])[None]
@@ -103,6 +109,17 @@ class PixelDecoder(nn.Module):
             tokens = layer(tokens, position, centres, shapes)
         parts = torch.split(tokens.transpose(1, 2), [h * w for h, w in shapes], -1)
         return [torch.unflatten(part, -1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _position_shapes(self, shapes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The map whose positions each stretch of the sequence gets: its own.
+
+        Officially (`extra_positions: swapped`) the two extra maps lie in the order of the sequence and their
+        positions in the other one, end to end over the same tokens.
+        """
+        if not self.swapped:
+            return shapes
+        first = len(shapes) - 2 if self.fine_first else 0
+        return [*shapes[:first], shapes[first + 1], shapes[first], *shapes[first + 2 :]]
 
     def _fpn(self, features: Mapping[str, Tensor], top: Tensor) -> Tensor:
         for name, lateral, output in zip(self.fpn_inputs, self.lateral, self.output, strict=True):

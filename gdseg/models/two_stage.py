@@ -16,14 +16,17 @@ from gdseg.models.pixel_decoder import pixel_centres
 EMPTY = 1e8  # official stand-in for the first pixel of an empty mask
 
 
-def token_anchors(shapes: Shapes, like: Tensor) -> tuple[Tensor, Tensor]:
+def token_anchors(shapes: Shapes, like: Tensor, by_stride: bool = False) -> tuple[Tensor, Tensor]:
     """The anchor each token proposes: its own centre, 0.05 * 2^level wide and high.
 
     Returns logits of cx, cy, w, h [S, 4] and valid bool [S, 1]: False within 1 % of the border, where the
-    logits are infinite. The size follows the level's place in `shapes`, as officially, whatever its stride.
+    logits are infinite. `level` is the level's place in `shapes`, as officially, whatever its stride; or,
+    with `by_stride`, its place from the finest to the coarsest.
     """
+    finest_first = sorted(range(len(shapes)), key=lambda i: -shapes[i][0] * shapes[i][1])
     boxes = []
-    for level, (h, w) in enumerate(shapes):
+    for place, (h, w) in enumerate(shapes):
+        level = finest_first.index(place) if by_stride else place
         centres = pixel_centres(h, w, like)
         boxes.append(torch.cat((centres, torch.full_like(centres, min(0.05 * 2**level, 0.8))), -1))
     boxes_S4 = torch.cat(boxes)
