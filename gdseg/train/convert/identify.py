@@ -1,0 +1,99 @@
+"""Which model a state dict is of.
+
+The recipe that fits its tensors, from options, shapes or published configurations. Called by
+`convert.convert_state_dict`. The table of published configurations, `published.json`, is made by
+`make_published.py` from official configurations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from gdseg.errors import CheckpointError
+from gdseg.recipe import Recipe
+from gdseg.recipe_rules import broken_rules
+from gdseg.train.convert.options import recipe_keys
+from gdseg.train.convert.records import as_config
+from gdseg.train.convert.report import Report
+from gdseg.train.convert.shapes import Shapes, architecture
+
+Keys = dict[str, Any]  # dotted recipe keys, and num_classes, dataset
+
+
+@cache
+def published() -> dict[str, Keys]:
+    """Every published configuration.
+
+    Name -> its keys where they differ from `Recipe()`, best choice first.
+    """
+    text = resources.files("gdseg.train.convert").joinpath("published.json").read_text(encoding="utf-8")
+    table: dict[str, Keys] = json.loads(text)
+    return table
+
+
+def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Report) -> Recipe:
+    """The recipe of a model with these tensors; `report` learns where it came from and what was assumed.
+
+    options: official ones in any spelling of `records.as_config`, or the name of a published configuration;
+    None: the published configuration that fits. The file is right where both speak. Raises CheckpointError.
+    """
+    told = architecture(shapes)
+    if options is None:
+        name, others = _nearest(told, report.family)
+        given, report.configuration, report.also_fits = dict(published()[name]), name, others
+    elif isinstance(options, str):
+        if options not in published():
+            raise CheckpointError("no published configuration of this name", options, "gdseg convert --list")
+        given, report.configuration = dict(published()[options]), options
+    else:
+        given = recipe_keys(as_config(dict(options)))
+        report.configuration = "the given options"
+    defaults = _flat(Recipe())
+    for key, value in told.items():
+        stated = given.get(key, defaults.get(key))
+        if stated != value:
+            report.differences.append(f"{key}: {value} (the configuration has {stated})")
+    report.assumed = sorted(key for key in given if key not in told and "." in key)
+    keys = {**given, **told}
+    report.num_classes = int(keys.pop("num_classes"))
+    report.dataset = str(keys.pop("dataset", "")) if report.num_classes == given.get("num_classes") else ""
+    return recipe_of(keys)
+
+
+def recipe_of(keys: Keys) -> Recipe:
+    """A recipe with these dotted keys set. Raises CheckpointError when they contradict each other."""
+    recipe = Recipe()
+    for path, value in keys.items():
+        section, _, name = path.rpartition(".")
+        target = getattr(recipe, section) if section else recipe
+        kind = type(getattr(target, name))
+        setattr(target, name, kind(value) if kind in (int, float) and value is not None else deepcopy(value))
+    faults = broken_rules(recipe)
+    if faults:
+        raise CheckpointError(f"options that gdseg cannot have together: {'; '.join(faults)}")
+    return recipe
+
+
+def _flat(recipe: Recipe) -> Keys:
+    sections = {name: value for name, value in vars(recipe).items() if hasattr(value, "__dataclass_fields__")}
+    return {f"{name}.{key}": value for name, part in sections.items() for key, value in vars(part).items()}
+
+
+def _nearest(told: Keys, family: str) -> tuple[str, list[str]]:
+    """The published configuration that contradicts the shapes least, and the others that do so no more."""
+    defaults, home = _flat(Recipe()), family.split(" (")[0].lower().replace(" ", "_")
+
+    def distance(name: str, keys: Keys) -> tuple[bool, int, bool, bool]:
+        wrong = [k for k, value in told.items() if keys.get(k, defaults.get(k)) != value]
+        foreign = name.split("/")[0] != home
+        return "decoder.kind" in wrong, len(wrong), "num_classes" in wrong, foreign
+
+    ranked = {name: distance(name, keys) for name, keys in published().items()}
+    least = min(ranked.values())
+    best = [name for name, value in ranked.items() if value == least]
+    return best[0], best[1:] if least[1] == 0 else []

@@ -1,0 +1,285 @@
+"""Official options (detectron2 yaml) as recipe keys. Called by `convert.identify`.
+
+Facts of the Mask2Former (MIT) and Mask DINO (Apache-2.0) configurations. Three spellings are read: the
+MODEL node alone, a whole configuration with MODEL, INPUT, SOLVER, and the record of built modules
+(`records.py` turns that into the first). Options that gdseg has no part for are errors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gdseg.errors import CheckpointError
+from gdseg.train.convert.shapes import HEADS, SWINS, VITS, _known
+
+Options = dict[str, Any]
+_VIT_BACKBONES = {
+    "DinoV2BaseBackbone": VITS[768, 14, 1370],
+    "DinoV2LargeBackbone": VITS[1024, 14, 1370],
+    "DeiTBaseBackbone": VITS[768, 16, 577],
+}
+_BOX_INIT = {"no": "none", "mask2box": "mask_to_box", "bitmask": "exact"}
+_DENOISING = {"no": "none", "standard": "box", "seg": "mask"}
+
+
+def recipe_keys(options: Options) -> dict[str, Any]:
+    """Recipe keys (dotted), `num_classes` and `dataset` that official options stand for.
+
+    Raises CheckpointError for options of a part that gdseg does not have.
+    """
+    config = options if "MODEL" in options else {"MODEL": options}
+    model = config["MODEL"]
+    try:
+        _supported(model)
+        own = model["MaskDINO" if _is_maskdino(model) else "MASK_FORMER"]
+        found = {"num_classes": model["SEM_SEG_HEAD"]["NUM_CLASSES"], "dataset": _dataset(config)}
+        found |= {
+            **_backbone(model),
+            **_pixel_decoder(model, own),
+            **_decoder(model, own),
+            **_loss(model, own),
+        }
+        found |= _postprocess(config, own)
+    except (KeyError, TypeError) as error:
+        what = f"official options without {error}"
+        raise CheckpointError(
+            what, hint="give the resolved configuration, with all its _BASE_ files merged"
+        ) from error
+    for section, read in (("INPUT", _augment), ("SOLVER", _train), ("SSL", _distill)):
+        if section in config:
+            found |= read(config[section])
+    return found
+
+
+def _is_maskdino(model: Options) -> bool:
+    return bool(model["SEM_SEG_HEAD"]["NAME"] == "MaskDINOHead")
+
+
+def _supported(model: Options) -> None:
+    head = model["SEM_SEG_HEAD"]
+    only = {
+        "SEM_SEG_HEAD.NAME": (head["NAME"], ("MaskFormerHead", "MaskDINOHead")),
+        "SEM_SEG_HEAD.NORM": (head["NORM"], ("GN",)),
+        "SEM_SEG_HEAD.COMMON_STRIDE": (head["COMMON_STRIDE"], (4,)),
+        "SEM_SEG_HEAD.PIXEL_DECODER_NAME": (
+            head["PIXEL_DECODER_NAME"],
+            ("MSDeformAttnPixelDecoder", "MaskDINOEncoder"),
+        ),
+    }
+    for name, (value, fit) in only.items():
+        if value not in fit:
+            raise CheckpointError(
+                f"official option {name} is {value!r}; gdseg has {' or '.join(map(str, fit))}"
+            )
+
+
+def _dataset(config: Options) -> str:
+    names = config.get("DATASETS", {}).get("TEST") or config.get("DATASETS", {}).get("TRAIN") or [""]
+    return str(names[0])
+
+
+def _backbone(model: Options) -> Options:
+    name = model["BACKBONE"]["NAME"]
+    found: Options = {
+        "backbone.norm": "live",
+        "backbone.freeze_stages": model["BACKBONE"].get("FREEZE_AT", 0),
+    }
+    found |= {
+        "backbone.mean": model["PIXEL_MEAN"],
+        "backbone.std": model["PIXEL_STD"],
+        "backbone.pretrained": False,
+    }
+    if name == "build_resnet_backbone":
+        return found | _resnet(model["RESNETS"])
+    if name == "D2SwinTransformer":
+        swin = model["SWIN"]
+        if swin["APE"] or not swin["PATCH_NORM"] or swin["QK_SCALE"] or not swin["QKV_BIAS"]:
+            raise CheckpointError(
+                "a Swin with APE, QK_SCALE, or without PATCH_NORM or QKV_BIAS was never published"
+            )
+        sizes = (swin["EMBED_DIM"], swin["DEPTHS"][2], swin["WINDOW_SIZE"])
+        drop = {
+            "backbone.drop_path": swin["DROP_PATH_RATE"],
+            "backbone.checkpointing": swin.get("USE_CHECKPOINT", False),
+        }
+        return found | {"backbone.name": _known(SWINS, sizes, "Swin"), **drop}
+    if name in _VIT_BACKBONES:
+        return found | {"backbone.name": _VIT_BACKBONES[name], "backbone.pyramid": "nearest"}
+    raise CheckpointError(
+        f"official option BACKBONE.NAME is {name!r}", hint="ResNet, Swin, DINOv2 and DeiT are known"
+    )
+
+
+def _resnet(resnets: Options) -> Options:
+    dilated = resnets.get("RES5_DILATION", 1) != 1 or resnets.get("RES4_DILATION", 1) != 1
+    if dilated or any(resnets.get("DEFORM_ON_PER_STAGE", [])):
+        raise CheckpointError(
+            "a ResNet with dilated or deformable convolutions was never published with these heads"
+        )
+    norms = {"FrozenBN": "frozen", "BN": "live", "SyncBN": "live"}
+    if resnets["NORM"] not in norms:
+        raise CheckpointError(
+            f"official option RESNETS.NORM is {resnets['NORM']!r}; gdseg has {' or '.join(norms)}"
+        )
+    groups, width = resnets.get("NUM_GROUPS", 1), resnets.get("WIDTH_PER_GROUP", 64)
+    name = f"resnet{resnets['DEPTH']}" if groups == 1 else f"resnext{resnets['DEPTH']}_{groups}x{width}d"
+    return {
+        "backbone.name": name,
+        "backbone.norm": norms[resnets["NORM"]],
+        "backbone.stride_in_1x1": bool(resnets.get("STRIDE_IN_1X1")) and resnets["DEPTH"] > 34,
+    }
+
+
+def _pixel_decoder(model: Options, own: Options) -> Options:
+    head = model["SEM_SEG_HEAD"]
+    inputs = sorted(head["DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"])
+    found = {
+        "pixel_decoder.channels": head["CONVS_DIM"],
+        "pixel_decoder.mask_channels": head["MASK_DIM"],
+        "pixel_decoder.layers": head["TRANSFORMER_ENC_LAYERS"],
+        "pixel_decoder.heads": own["NHEADS"],
+        "pixel_decoder.inputs": inputs,
+        "pixel_decoder.dropout": own.get("DROPOUT", 0.0),
+        "pixel_decoder.extra_positions": "swapped",
+        "pixel_decoder.ffn": 1024,  # whatever DIM_FEEDFORWARD says, in Mask2Former
+        "pixel_decoder.extra_levels": 0,
+        "pixel_decoder.level_order": "coarse_first",
+    }
+    if _is_maskdino(model):
+        found["pixel_decoder.ffn"] = head["DIM_FEEDFORWARD"]
+        found["pixel_decoder.extra_levels"] = head["TOTAL_NUM_FEATURE_LEVELS"] - len(inputs)
+        if head["FEATURE_ORDER"] == "low2high":
+            found["pixel_decoder.level_order"] = "fine_first"
+    return found
+
+
+def _decoder(model: Options, own: Options) -> Options:
+    found = {
+        "decoder.kind": "maskdino" if _is_maskdino(model) else "mask2former",
+        "decoder.channels": own["HIDDEN_DIM"],
+        "decoder.queries": own["NUM_OBJECT_QUERIES"],
+        "decoder.ffn": own["DIM_FEEDFORWARD"],
+        "decoder.dropout": 0.0,  # both decoders ignore DROPOUT
+    }
+    if not _is_maskdino(model):
+        wide = own["HIDDEN_DIM"] == model["SEM_SEG_HEAD"]["CONVS_DIM"]
+        return found | {
+            "decoder.layers": own["DEC_LAYERS"]
+            - 1,  # officially the prediction before the first is a layer too
+            "decoder.heads": own["NHEADS"],
+            "decoder.pre_norm": own["PRE_NORM"],
+            "decoder.input_projection": bool(own.get("ENFORCE_INPUT_PROJ")) and wide,
+            "decoder.class_loss": "softmax",
+            "decoder.box_init": "none",
+            "decoder.denoising": "none",
+        }
+    return found | {
+        "decoder.layers": own["DEC_LAYERS"],
+        "decoder.heads": HEADS,  # NHEADS is not passed on
+        "decoder.two_stage": own["TWO_STAGE"],
+        "decoder.initial_prediction": own["INITIAL_PRED"],
+        "decoder.learned_content": own["LEARN_TGT"] and own["TWO_STAGE"],
+        "decoder.box_init": _BOX_INIT[own["INITIALIZE_BOX_TYPE"]],
+        "decoder.denoising": _DENOISING[own["DN"]],
+        "decoder.denoising_queries": own["DN_NUM"],
+        "decoder.denoising_overfull": "skip",
+        "decoder.box_noise": own["DN_NOISE_SCALE"],
+        "decoder.label_flip": own["DN_NOISE_SCALE"] * 0.5,
+        "decoder.proposal_size": "order",
+        "decoder.class_loss": "softmax" if own["SEMANTIC_CE_LOSS"] else "focal",
+    }
+
+
+def _loss(model: Options, own: Options) -> Options:
+    found = {
+        "loss.points": own["TRAIN_NUM_POINTS"],
+        "loss.oversample": own["OVERSAMPLE_RATIO"],
+        "loss.importance": own["IMPORTANCE_SAMPLE_RATIO"],
+        "loss.no_object": own["NO_OBJECT_WEIGHT"],
+        "loss.deep_supervision": own["DEEP_SUPERVISION"],
+    }
+    dino = _is_maskdino(model)
+    for term in ("class", "mask", "dice", *(("box", "giou") if dino else ())):
+        weight = own[f"{term.upper()}_WEIGHT"]
+        found[f"loss.{term}_weight"] = weight
+        found[f"loss.{term}_cost"] = own[f"COST_{term.upper()}_WEIGHT"] if dino else weight
+    if dino:
+        found |= {"loss.box_things_only": own["PANO_BOX_LOSS"], "loss.boxes_relative_to": "image"}
+        found |= {"loss.softmax_cost": "focal"}
+    return found
+
+
+def _postprocess(config: Options, own: Options) -> Options:
+    test, dataset = own["TEST"], _dataset(config)
+    panoptic = test["PANOPTIC_ON"] and ("panoptic" in dataset or not dataset)
+    early = test["SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE"] or test["PANOPTIC_ON"] or test["INSTANCE_ON"]
+    found = {
+        "task": "panoptic" if panoptic else "instance" if test["INSTANCE_ON"] else "semantic",
+        "postprocess.object_threshold": test["OBJECT_MASK_THRESHOLD"],
+        "postprocess.overlap_threshold": test["OVERLAP_THRESHOLD"],
+        "postprocess.overlap_area": "won",
+        "postprocess.semantic_resize": "masks" if early else "scores",
+        "postprocess.boxes": "mask",
+    }
+    if _is_maskdino(config["MODEL"]):
+        found |= {
+            "postprocess.boxes": "head",
+            "postprocess.score": "class" if test["TEST_FOUCUS_ON_BOX"] else "class_mask",
+            "postprocess.temperature": test["PANO_TEMPERATURE"] if test["PANO_TRANSFORM_EVAL"] else 0.0,
+        }
+    if "TEST" in config:
+        found["postprocess.max_detections"] = config["TEST"]["DETECTIONS_PER_IMAGE"]
+    return found
+
+
+def _augment(given: Options) -> Options:
+    found = {
+        "augment.test_shortest": given["MIN_SIZE_TEST"],
+        "augment.test_longest": given["MAX_SIZE_TEST"],
+        "augment.flip": 0.5 if given["RANDOM_FLIP"] == "horizontal" else 0.0,
+        "augment.weak_colour": given["COLOR_AUG_SSD"],
+    }
+    if str(given.get("DATASET_MAPPER_NAME", "")).endswith("_lsj"):
+        scale = [given["MIN_SCALE"], given["MAX_SCALE"]]
+        return found | {
+            "augment.mode": "lsj",
+            "augment.canvas": [given["IMAGE_SIZE"]] * 2,
+            "augment.scale": scale,
+        }
+    crop = given["CROP"]
+    return found | {
+        "augment.mode": "shortest_edge",
+        "augment.shortest": list(given["MIN_SIZE_TRAIN"]),
+        "augment.longest": given["MAX_SIZE_TRAIN"],
+        "augment.crop": list(crop["SIZE"]) if crop["ENABLED"] and crop["TYPE"] == "absolute" else [0, 0],
+    }
+
+
+def _train(solver: Options) -> Options:
+    steps = solver["MAX_ITER"]
+    poly = solver["LR_SCHEDULER_NAME"] == "WarmupPolyLR"
+    clip = solver["CLIP_GRADIENTS"]
+    found = {
+        "train.steps": steps,
+        "train.batch_size": solver["IMS_PER_BATCH"],
+        "train.lr": solver["BASE_LR"],
+        "train.backbone_lr_factor": solver["BACKBONE_MULTIPLIER"],
+        "train.weight_decay": solver["WEIGHT_DECAY"],
+        "train.clip_norm": clip["CLIP_VALUE"] if clip["ENABLED"] else 0.0,
+        "train.schedule": "poly" if poly else "step",
+        "train.gamma": solver["GAMMA"],
+        "train.power": solver["POLY_LR_POWER"],
+        "train.warmup_steps": solver["WARMUP_ITERS"],
+        "train.warmup_factor": solver["WARMUP_FACTOR"],
+        "train.precision": "auto" if solver["AMP"]["ENABLED"] else "fp32",
+        "distill.steps": steps,
+    }
+    return found if poly else found | {"train.milestones": [step / steps for step in solver["STEPS"]]}
+
+
+def _distill(ssl: Options) -> Options:
+    return {
+        "distill.burn_in_steps": ssl["BURNIN_ITER"],
+        "distill.ema_decay": ssl["EMA_DECAY"],
+        "data.repeat_threshold": 10.0 if ssl["TRAIN_SSL"] else 0.0,  # forced by the official loop
+    }
