@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from types import FrameType
 from typing import Any
 
@@ -57,10 +57,20 @@ def train_batches(
 
 
 def eval_batches(records: Sequence[Record], recipe: Recipe, batch_size: int) -> Iterator[Batch]:
-    """All records in their order at test-time size; targets None. Raises DataError as `train_batches`."""
-    pairs = ((index, index) for index in range(len(records)))
-    keys = iter(lambda: list(islice(pairs, batch_size)), [])
+    """Each record once at test-time size; targets None. Raises DataError as `train_batches`.
+
+    Only images of one size share a batch, the others' order is that of their sizes: padding reaches a
+    network's features, so a result would depend on its neighbours.
+    """
+    sizes = [(record.height or -index, record.width or -1) for index, record in enumerate(records)]
+    groups = groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__)
+    keys = ([(i, i) for i in part] for _, group in groups for part in _chunks(group, batch_size))
     return _load(_Batches(records, recipe, 0, "eval", False, train=False), keys, recipe.data.workers)
+
+
+def _chunks(items: Iterable[int], size: int) -> Iterator[list[int]]:
+    remaining = iter(items)
+    return iter(lambda: list(islice(remaining, size)), [])
 
 
 @dataclass

@@ -65,7 +65,7 @@ def infer_records(
     device: torch.device,
     batch_size: int | None = None,
 ) -> Iterator[Predictions]:
-    """Predictions for the records, in order, one batch in memory at a time.
+    """Predictions for the records, those of one size together, one batch in memory at a time.
 
     batch_size None: `default_batch_size`. Raises DataError for an unreadable image.
     """

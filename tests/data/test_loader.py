@@ -149,20 +149,24 @@ def test_eight_and_sixteen_bit_images_share_a_batch() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_keeps_the_order_and_the_original_sizes(
+def test_evaluation_sees_each_image_once_and_never_pads_it_to_a_neighbour(
     records: list[Record], recipe: Recipe, workers: int
 ) -> None:
     recipe.data.workers = workers
-    found = list(eval_batches(records, recipe, 5))
-    assert [i for b in found for i in b.image_ids] == [r.image_id for r in records]
-    assert [s for b in found for s in b.original_sizes] == [(r.height, r.width) for r in records]
+    mixed = [records[0], replace(records[1], height=None, width=None), *records[2:]]
+    found = list(eval_batches(mixed, recipe, 5))
+    ids = [i for b in found for i in b.image_ids]
+    assert sorted(ids, key=str) == sorted((r.image_id for r in records), key=str)
+    originals = {r.image_id: (r.height, r.width) for r in records}
+    assert [s for b in found for s in b.original_sizes] == [originals[i] for i in ids]
     assert all(min(size) == 48 for b in found for size in b.sizes)
-    assert [len(b) for b in found] == [5, 5, 2]
-    assert found[0].targets == [None] * 5
-    assert torch.equal(
-        eval_sample(records[0], recipe).image,
-        found[0].images[0][:, : found[0].sizes[0][0], : found[0].sizes[0][1]],
-    )
+    for batch in found:
+        assert len(batch) <= 5
+        assert len(set(batch.sizes)) == 1
+        alone = [next(eval_batches([r], recipe, 1)) for r in mixed if r.image_id in batch.image_ids]
+        assert all(b.images.shape[1:] == batch.images.shape[1:] for b in alone)
+    assert [b for b in found if records[1].image_id in b.image_ids][0].image_ids == [records[1].image_id]
+    assert found[0].targets == [None] * len(found[0])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
