@@ -9,17 +9,19 @@ JOBS   ?= $(shell nproc 2>/dev/null || echo 1)
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint type bench gpu clean
 
-help: ## show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+include kernels/kernels.mk
 
-install: $(STAMP) ## make .venv and install gdseg and its tools into it (about 3 minutes, 6 GB)
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' Makefile kernels/kernels.mk | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) kernels-if-possible ## make .venv and install gdseg and its tools into it (about 3 minutes, 6 GB)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## the main job on the built-in data set: 10 % labels, teacher -> student -> table and pictures
+demo: $(STAMP) kernels-if-possible ## the main job on the built-in data set: 10 % labels, teacher -> student -> table and pictures
 	$(GDSEG) pretrain --out runs/demo-teacher --overwrite
 	$(GDSEG) distill --teacher runs/demo-teacher --ratio 0.1 --out runs/demo --overwrite
 	$(GDSEG) eval runs/demo
@@ -29,7 +31,7 @@ demo: $(STAMP) ## the main job on the built-in data set: 10 % labels, teacher ->
 	$(GDSEG) predict runs/demo runs/demo/new_images/val --conf 0.3 --out runs/demo/predictions --overwrite
 	$(GDSEG) visualize runs/demo --out runs/demo/curves.png
 
-test: $(STAMP) ## run the tests
+test: $(STAMP) kernels-if-possible ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 check: lint type test ## format, lint, types, tests
@@ -41,12 +43,12 @@ lint: $(STAMP) ## formatting and lint
 type: $(STAMP) ## types
 	$(BIN)/mypy
 
-bench: $(STAMP) ## time the parts against their reference on this machine
+bench: $(STAMP) kernels-if-possible ## time the parts against their reference on this machine
 	$(GDSEG) bench
 
 gpu: $(STAMP) ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -rs
 
 clean: ## remove what was built, not what was trained
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) gdseg/_lib build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

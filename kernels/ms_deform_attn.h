@@ -2,6 +2,9 @@
 // implementation share. Sizes, the checks of every argument, and the functions that each device registers.
 //
 // Letters: N images, S tokens of all levels, Q queries, M heads, D channels a head, L levels, P points a level.
+// A sample at pixel coordinates x = location * width - 0.5 takes part where -1 <= x < width (likewise y), as in
+// grid_sample: at exactly -1 its value is zero but its gradient is not. All others, NaN and infinity among them,
+// contribute nothing and get zero gradients.
 // Only libtorch's Stable ABI is used (torch >= 2.11), so that one binary serves every later torch.
 #pragma once
 
@@ -19,15 +22,12 @@
 #include <tuple>
 #include <vector>
 
+#include "level.h"
+
 namespace gdseg {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-struct Level {
-  int64_t height, width;
-  int64_t start;  // index of its first token
-};
 
 struct Sizes {
   int64_t N, S, M, D, Q, L, P;

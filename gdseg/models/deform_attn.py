@@ -1,7 +1,7 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, §4.1).
 
-Called by the pixel decoder and Mask DINO's decoder. `ms_deform_attn` is the only place that knows which
-implementation runs; `ms_deform_attn_reference` is the truth the others are compared with.
+Called by the pixel decoder and Mask DINO's decoder. Whether the compiled operators run (`kernels/`) or plain
+PyTorch is decided in `deform_attn_kernel.py`; `ms_deform_attn_reference` is the truth to compare them with.
 Letters: N batch, S tokens of all levels, Q queries, M heads, D channels a head, L levels, P points.
 """
 
@@ -14,39 +14,88 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gdseg.models import deform_attn_kernel as kernel
+from gdseg.models.deform_attn_ops import exact
 from gdseg.models.layers import init_xavier
 
 Shapes = Sequence[tuple[int, int]]
+FAR_OUTSIDE = -9.0  # in grid_sample's -1..1
 
 
 def ms_deform_attn(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples; arguments and result as `ms_deform_attn_reference`."""
-    return ms_deform_attn_reference(value, shapes, locations, weights)
+    """Weighted sum of bilinear samples; arguments and result as `ms_deform_attn_reference`.
+
+    Raises RuntimeError on shapes or dtypes that do not fit, MachineError (exit code 5) when the compiled
+    operator is missing in spite of GDSEG_KERNEL=require.
+    """
+    if not kernel.runs_on(value.device.type):
+        return ms_deform_attn_reference(value, shapes, locations, weights)
+    out: Tensor = torch.ops.gdseg.ms_deform_attn(
+        value, _flat(shapes), exact(locations, value), exact(weights, value)
+    )
+    return out
 
 
-def kernel_in_use() -> str:
-    """Which implementation `ms_deform_attn` runs, and why, for `gdseg doctor` and `gdseg bench`."""
-    return "pure PyTorch (grid_sample): no compiled kernel in this version"
+def ms_deform_attn_fused(
+    value: Tensor, shapes: Shapes, references: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """The same from what a layer has at hand: `sampling_of` of the last three, then `ms_deform_attn`.
+
+    value as there; references in 0..1, points [N or 1, Q, 2] or anchors [N or 1, Q, 4] as cx, cy, w, h;
+    offsets [N, Q, M, L, P, 2] and logits [N, Q, M, L * P] of value's dtype. Returns [N, Q, M * D].
+    """
+    if not kernel.runs_on(value.device.type):
+        return ms_deform_attn_reference(value, shapes, *sampling_of(shapes, references, offsets, logits))
+    out: Tensor = torch.ops.gdseg.ms_deform_attn_fused(
+        value, _flat(shapes), exact(references, value), offsets, logits
+    )
+    return out
+
+
+def sampling_of(shapes: Shapes, references: Tensor, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Locations [N, Q, M, L, P, 2] and weights [N, Q, M, L, P]; arguments as `ms_deform_attn_fused`.
+
+    Around a point, offsets are pixels of each level; around an anchor, half boxes shared among the points.
+    """
+    points = offsets.shape[-2]
+    weights = logits.softmax(-1).reshape(offsets.shape[:-1])
+    centre = references[:, :, None, None, None, :2]
+    if references.shape[-1] == 2:
+        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=references.dtype, device=references.device)
+        return centre + offsets / sizes[:, None], weights
+    return centre + offsets / points * references[:, :, None, None, None, 2:] * 0.5, weights
 
 
 def ms_deform_attn_reference(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """Plain PyTorch. Samples outside a level count as zero; pixel centres are at (i + 0.5) / length.
 
     value [N, S, M, D], the levels one after the other; shapes (height, width) of each level, their areas
-    sum to S; locations [N, Q, M, L, P, 2] as (x, y) in 0..1; weights [N, Q, M, L, P]. One floating dtype.
-    Returns [N, Q, M * D].
+    sum to S; locations [N, Q, M, L, P, 2] as (x, y) in 0..1, a NaN or infinite one counts as outside; weights
+    [N, Q, M, L, P]. Coordinates and sums are float32, or float64 beside float64 values.
+    Returns [N, Q, M * D] of value's dtype.
     """
     N, _, M, D = value.shape
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
-    levels = torch.split(value.permute(0, 2, 3, 1), [h * w for h, w in shapes], dim=-1)
+    locations, weights = exact(locations, value), exact(weights, value)
+    levels = torch.split(exact(value, value).permute(0, 2, 3, 1), [h * w for h, w in shapes], dim=-1)
     # queries last, so that the sum over points runs along memory
     grid = (2 * locations - 1).permute(3, 0, 2, 4, 1, 5).reshape(L, N * M, P, Q, 2)
+    grid = grid.nan_to_num(FAR_OUTSIDE, FAR_OUTSIDE, FAR_OUTSIDE)
     shares = weights.permute(3, 0, 2, 4, 1).reshape(L, N * M, 1, P, Q)
-    out = value.new_zeros(())
+    out = levels[0].new_zeros(())
     for i, (level, (h, w)) in enumerate(zip(levels, shapes, strict=True)):
         sampled = F.grid_sample(level.reshape(N * M, D, h, w), grid[i], align_corners=False)
         out = out + (sampled * shares[i]).sum(2)
-    return out.view(N, M * D, Q).transpose(1, 2)
+    return out.view(N, M * D, Q).transpose(1, 2).to(value.dtype)
+
+
+def kernel_in_use() -> str:
+    """Which implementation `ms_deform_attn` runs, and why, for `gdseg doctor` and `gdseg bench`."""
+    return kernel.describe()
+
+
+def _flat(shapes: Shapes) -> list[int]:
+    return [side for shape in shapes for side in shape]
 
 
 class MSDeformAttn(nn.Module):
@@ -54,6 +103,7 @@ class MSDeformAttn(nn.Module):
 
     def __init__(self, channels: int, levels: int, heads: int, points: int) -> None:
         super().__init__()
+        kernel.announce()
         self.levels, self.heads, self.points = levels, heads, points
         self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
         self.attention_weights = nn.Linear(channels, heads * levels * points)
@@ -86,15 +136,9 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(memory).unflatten(-1, (self.heads, -1))
         layout = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*layout, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
-        centre = references[:, :, None, None, None, :2]
-        if references.shape[-1] == 2:
-            sizes = torch.tensor([(w, h) for h, w in shapes], dtype=query.dtype, device=query.device)
-            locations = centre + offsets / sizes[:, None]
-        else:
-            locations = centre + offsets / self.points * references[:, :, None, None, None, 2:] * 0.5
-        weights = weights.unflatten(-1, layout[1:])
-        out: Tensor = self.output_proj(ms_deform_attn(value, shapes, locations, weights))
+        logits = self.attention_weights(query).unflatten(-1, (self.heads, -1))
+        sampled = ms_deform_attn_fused(value, shapes, references, offsets, logits)
+        out: Tensor = self.output_proj(sampled)
         return out
 
 

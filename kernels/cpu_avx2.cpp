@@ -1,0 +1,492 @@
+// The operator for x86-64 with AVX2, FMA and F16C: float32, and bfloat16 or float16 in memory with float32 sums.
+//
+// What makes it fast, each measured:
+// - the coordinates of 8 points at once; levels * points known at compile time for 12, 16 and 20;
+// - a dense copy of one head [S + 1, D] when there are many more samples than pixels: neighbours share cache lines,
+//   and samples outside read its last row, zeros, so that the inner loop has no branch;
+// - no other temporary: queries pass through arrays that stay in the first-level cache.
+#include "cpu.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+
+#include <algorithm>
+#include <limits>
+
+#include "avx2_math.h"
+
+namespace gdseg {
+namespace {
+
+constexpr int kMaxPoints = 128;           // levels * points; more go to the portable path
+constexpr int64_t kMaxTokens = 1 << 24;   // token numbers are computed in float32, exact up to here
+constexpr int64_t kSamplesForACopy = 8;   // samples a pixel from which copying the head pays
+
+// The level of each point, spelled out so that 8 points are one load.
+struct PointLevels {
+  alignas(32) float width[kMaxPoints], height[kMaxPoints], start[kMaxPoints];
+};
+
+// The samples of one query and head. Of corner c (left above, right above, left below, right below) of point k:
+// its token (S: outside) and its bilinear share times attention.
+struct Samples {
+  alignas(32) int32_t token[4][kMaxPoints];
+  alignas(32) float share[4][kMaxPoints];
+  alignas(32) float right[kMaxPoints], down[kMaxPoints], attention[kMaxPoints];
+};
+
+// Where a part reads its values and with which stride from token to token.
+template <class T>
+struct Head {
+  const T* value;
+  int64_t stride;
+  bool dense;
+};
+
+PointLevels point_levels(const Task& task) {
+  PointLevels levels;
+  for (int k = 0; k < kMaxPoints; k++) {
+    const Level& level = task.levels[std::min<int64_t>(k / task.P, task.L - 1)];
+    levels.width[k] = static_cast<float>(level.width);
+    levels.height[k] = static_cast<float>(level.height);
+    levels.start[k] = static_cast<float>(level.start);
+  }
+  return levels;
+}
+
+template <class T>
+inline void softmax(const T* logits, int count, float* out) {
+  __m256 top = _mm256_set1_ps(-std::numeric_limits<float>::infinity()), sum = _mm256_setzero_ps();
+  for (int k = 0; k < count; k += kLanes) {
+    const __m256 row = load_some(logits + k, count - k, -std::numeric_limits<float>::infinity());
+    top = _mm256_max_ps(row, top);
+    _mm256_store_ps(out + k, row);
+  }
+  top = _mm256_set1_ps(max_of(top));
+  for (int k = 0; k < count; k += kLanes) {
+    const __m256 power = exp_of(_mm256_sub_ps(_mm256_load_ps(out + k), top));
+    sum = _mm256_add_ps(sum, power);
+    _mm256_store_ps(out + k, power);
+  }
+  const __m256 scale = _mm256_set1_ps(1.f / sum_of(sum));
+  for (int k = 0; k < count; k += kLanes)
+    _mm256_store_ps(out + k, _mm256_mul_ps(scale, _mm256_load_ps(out + k)));
+}
+
+// One query's reference: centre in 0..1 and, for anchors, half a box shared among the points.
+struct Reference {
+  float x, y, half_w, half_h;
+  bool anchor;
+
+  // How many pixels an offset of 1 is, and where offset 0 lies.
+  __m256 scale(float half, __m256 length) const {
+    return anchor ? _mm256_mul_ps(_mm256_set1_ps(half), length) : _mm256_set1_ps(1.f);
+  }
+  static __m256 origin(float centre, __m256 length) {
+    return _mm256_fmsub_ps(_mm256_set1_ps(centre), length, _mm256_set1_ps(0.5f));
+  }
+};
+
+inline Reference reference_of(const Task& task, const Part& part, int64_t query) {
+  const float* r = static_cast<const float*>(task.references) + reference_row(task, part, query) * task.reference_dims;
+  if (task.reference_dims == 2) return {r[0], r[1], 0.f, 0.f, false};
+  const float share = 0.5f / static_cast<float>(task.P);
+  return {r[0], r[1], r[2] * share, r[3] * share, true};
+}
+
+// The lower pixel of each of 8 samples, its fraction, and which of the two pixels lie on the level.
+struct Axis {
+  __m256 low, high, fraction, low_inside, high_inside;
+};
+
+// Clamped to just outside the level first (a NaN too), so that everything after is finite.
+inline Axis axis_of(__m256 pixel, __m256 length) {
+  const __m256 one = _mm256_set1_ps(1.f), zero = _mm256_setzero_ps();
+  pixel = _mm256_min_ps(_mm256_max_ps(pixel, _mm256_set1_ps(-2.f)), _mm256_add_ps(length, one));
+  Axis axis;
+  axis.low = _mm256_floor_ps(pixel);
+  axis.high = _mm256_add_ps(axis.low, one);
+  axis.fraction = _mm256_sub_ps(pixel, axis.low);
+  axis.low_inside =
+      _mm256_and_ps(_mm256_cmp_ps(axis.low, zero, _CMP_GE_OQ), _mm256_cmp_ps(axis.low, length, _CMP_LT_OQ));
+  axis.high_inside =
+      _mm256_and_ps(_mm256_cmp_ps(axis.high, zero, _CMP_GE_OQ), _mm256_cmp_ps(axis.high, length, _CMP_LT_OQ));
+  return axis;
+}
+
+inline void place_corner(Samples& s, int corner, int k, __m256 token, __m256 inside, __m256 outside, __m256 share) {
+  const __m256i index = _mm256_cvttps_epi32(_mm256_blendv_ps(outside, token, inside));
+  _mm256_store_si256(reinterpret_cast<__m256i*>(s.token[corner] + k), index);
+  _mm256_store_ps(s.share[corner] + k, share);
+}
+
+// Corners and shares of points k..k+7 at the given pixel coordinates.
+inline void place(Samples& s, const PointLevels& levels, int k, Pairs pixel, __m256 outside) {
+  const __m256 width = _mm256_load_ps(levels.width + k), one = _mm256_set1_ps(1.f);
+  const Axis x = axis_of(pixel.x, width), y = axis_of(pixel.y, _mm256_load_ps(levels.height + k));
+  const __m256 attention = _mm256_load_ps(s.attention + k);
+  const __m256 above = _mm256_mul_ps(_mm256_sub_ps(one, y.fraction), attention);
+  const __m256 below = _mm256_mul_ps(y.fraction, attention), left = _mm256_sub_ps(one, x.fraction);
+  const __m256 row = _mm256_fmadd_ps(y.low, width, _mm256_load_ps(levels.start + k));
+  const __m256 next_row = _mm256_add_ps(row, width);
+  const auto both = [](__m256 a, __m256 b) { return _mm256_and_ps(a, b); };
+  const auto add = [](__m256 a, __m256 b) { return _mm256_add_ps(a, b); };
+  const auto times = [](__m256 a, __m256 b) { return _mm256_mul_ps(a, b); };
+  place_corner(s, 0, k, add(row, x.low), both(x.low_inside, y.low_inside), outside, times(left, above));
+  place_corner(s, 1, k, add(row, x.high), both(x.high_inside, y.low_inside), outside, times(x.fraction, above));
+  place_corner(s, 2, k, add(next_row, x.low), both(x.low_inside, y.high_inside), outside, times(left, below));
+  place_corner(s, 3, k, add(next_row, x.high), both(x.high_inside, y.high_inside), outside, times(x.fraction, below));
+  _mm256_store_ps(s.right + k, x.fraction);
+  _mm256_store_ps(s.down + k, y.fraction);
+}
+
+template <int K>
+inline int points_of(const Task& task) {
+  return K ? K : static_cast<int>(task.points());
+}
+
+template <class T, int K>
+inline void read_fused(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+  const int count = points_of<K>(task);
+  const int64_t row = row_of(task, part, query) * count;
+  const T* offsets = static_cast<const T*>(task.places) + row * 2;
+  const Reference ref = reference_of(task, part, query);
+  const __m256 outside = _mm256_set1_ps(static_cast<float>(task.S));
+  softmax(static_cast<const T*>(task.weights) + row, count, s.attention);
+  for (int k = 0; k < count; k += kLanes) {
+    const __m256 width = _mm256_load_ps(levels.width + k), height = _mm256_load_ps(levels.height + k);
+    Pairs at = load_pairs(offsets + 2 * k, count - k);
+    at.x = _mm256_fmadd_ps(at.x, ref.scale(ref.half_w, width), Reference::origin(ref.x, width));
+    at.y = _mm256_fmadd_ps(at.y, ref.scale(ref.half_h, height), Reference::origin(ref.y, height));
+    place(s, levels, k, at, outside);
+  }
+}
+
+template <int K>
+inline void read_plain(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+  const int count = points_of<K>(task);
+  const int64_t row = row_of(task, part, query) * count;
+  const float* locations = static_cast<const float*>(task.places) + row * 2;
+  const float* weights = static_cast<const float*>(task.weights) + row;
+  const __m256 half = _mm256_set1_ps(0.5f), outside = _mm256_set1_ps(static_cast<float>(task.S));
+  for (int k = 0; k < count; k += kLanes) {
+    Pairs at = load_pairs(locations + 2 * k, count - k);
+    at.x = _mm256_fmsub_ps(at.x, _mm256_load_ps(levels.width + k), half);
+    at.y = _mm256_fmsub_ps(at.y, _mm256_load_ps(levels.height + k), half);
+    _mm256_store_ps(s.attention + k, load_some(weights + k, count - k, 0.f));
+    place(s, levels, k, at, outside);
+  }
+}
+
+template <class T, int K>
+inline void read_samples(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+  if (task.fused)
+    read_fused<T, K>(task, part, query, levels, s);
+  else
+    read_plain<K>(task, part, query, levels, s);
+}
+
+// Copies the part's head [S, D] out of [S, M, D] and puts a row of zeros behind it.
+template <class T>
+Head<T> dense_head(const Task& task, const Part& part, T* copy) {
+  const int64_t stride = task.M * task.D;
+  const T* from = static_cast<const T*>(task.value) + part.image * task.S * stride + part.head * task.D;
+  for (int64_t s = 0; s < task.S; s++) std::memcpy(copy + s * task.D, from + s * stride, task.D * sizeof(T));
+  std::memset(static_cast<void*>(copy + task.S * task.D), 0, task.D * sizeof(T));
+  return {copy, task.D, true};
+}
+
+template <class T>
+Head<T> head_in_place(const Task& task, const Part& part) {
+  const int64_t stride = task.M * task.D;
+  return {static_cast<const T*>(task.value) + part.image * task.S * stride + part.head * task.D, stride, false};
+}
+
+bool copy_pays(const Task& task) { return task.Q * task.points() * 4 >= kSamplesForACopy * task.S; }
+
+template <class T, bool kDense>
+inline const T* pixel_at(const Head<T>& head, int32_t token, int64_t tokens) {
+  alignas(64) static const T kZeros[64] = {};
+  if (kDense) return head.value + token * head.stride;
+  return token == tokens ? kZeros : head.value + token * head.stride;
+}
+
+// Weighted sum of a query's samples; V vectors of 8 channels. Two sets of sums hide the adder's latency.
+template <class T, int V, int K, bool kDense>
+inline void gather(const Task& task, const Head<T>& head, const Samples& s, T* out) {
+  __m256 sum[2][V];
+  for (int v = 0; v < V; v++) sum[0][v] = sum[1][v] = _mm256_setzero_ps();
+  const int count = points_of<K>(task);
+  for (int k = 0; k < count; k++) {
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+      const T* pixel = pixel_at<T, kDense>(head, s.token[c][k], task.S);
+      const __m256 share = _mm256_broadcast_ss(s.share[c] + k);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) sum[c & 1][v] = _mm256_fmadd_ps(share, load8(pixel + kLanes * v), sum[c & 1][v]);
+    }
+  }
+  for (int v = 0; v < V; v++) store8(out + kLanes * v, _mm256_add_ps(sum[0][v], sum[1][v]));
+}
+
+template <class T, int V, int K>
+void forward(const Task& task, const Part& part, void* scratch) {
+  const PointLevels levels = point_levels(task);
+  Head<T> head = head_in_place<T>(task, part);
+  if (copy_pays(task)) head = dense_head<T>(task, part, static_cast<T*>(scratch));
+  head.stride = head.dense ? V * kLanes : head.stride;
+  Samples samples;
+  for (int64_t q = part.first_query; q < part.end_query; q++) {
+    read_samples<T, K>(task, part, q, levels, samples);
+    T* out = static_cast<T*>(task.out) + row_of(task, part, q) * V * kLanes;
+    if (head.dense)
+      gather<T, V, K, true>(task, head, samples, out);
+    else
+      gather<T, V, K, false>(task, head, samples, out);
+  }
+}
+
+// Products of the arriving gradient with the four pixels of each point, and their gradients with respect to
+// pixel coordinates and attention.
+struct PointGradients {
+  alignas(32) float product[kMaxPoints][4];
+  alignas(32) float x[kMaxPoints], y[kMaxPoints], attention[kMaxPoints];
+};
+
+inline void finish_points(int count, const Samples& s, PointGradients& g) {
+  for (int k = 0; k < count; k += kLanes) {
+    __m256 corner[4];
+    transpose_8x4(g.product + k, corner);
+    const __m256 right = _mm256_load_ps(s.right + k), down = _mm256_load_ps(s.down + k);
+    const __m256 attention = _mm256_load_ps(s.attention + k);
+    const __m256 above = _mm256_sub_ps(corner[1], corner[0]), below = _mm256_sub_ps(corner[3], corner[2]);
+    const __m256 top = _mm256_fmadd_ps(right, above, corner[0]), bottom = _mm256_fmadd_ps(right, below, corner[2]);
+    const __m256 dx = _mm256_fmadd_ps(down, _mm256_sub_ps(below, above), above), dy = _mm256_sub_ps(bottom, top);
+    _mm256_store_ps(g.x + k, _mm256_mul_ps(dx, attention));
+    _mm256_store_ps(g.y + k, _mm256_mul_ps(dy, attention));
+    _mm256_store_ps(g.attention + k, _mm256_fmadd_ps(down, dy, top));
+  }
+}
+
+template <int K>
+inline void write_plain(const Task& task, int64_t row, const PointLevels& levels, const PointGradients& g) {
+  const int count = points_of<K>(task);
+  float* places = static_cast<float*>(task.grad_places) + row * count * 2;
+  float* weights = static_cast<float*>(task.grad_weights) + row * count;
+  for (int k = 0; k < count; k += kLanes) {
+    const __m256 width = _mm256_load_ps(levels.width + k), height = _mm256_load_ps(levels.height + k);
+    const Pairs d = {_mm256_mul_ps(_mm256_load_ps(g.x + k), width), _mm256_mul_ps(_mm256_load_ps(g.y + k), height)};
+    store_pairs(places + 2 * k, count - k, d);
+    store_some(weights + k, count - k, _mm256_load_ps(g.attention + k));
+  }
+}
+
+// gradient * factor, where a gradient of zero stays zero beside an infinite or NaN factor.
+inline __m256 times(__m256 gradient, __m256 factor) {
+  const __m256 some = _mm256_cmp_ps(gradient, _mm256_setzero_ps(), _CMP_NEQ_UQ);
+  return _mm256_and_ps(_mm256_mul_ps(gradient, factor), some);
+}
+
+template <class T, int K>
+inline void write_offsets(const Task& task, const Part& part, int64_t query, const PointLevels& levels,
+                          const PointGradients& g) {
+  const int count = points_of<K>(task);
+  const int64_t row = row_of(task, part, query) * count * 2;
+  const T* offsets = static_cast<const T*>(task.places) + row;
+  T* grad_offsets = static_cast<T*>(task.grad_places) + row;
+  const Reference ref = reference_of(task, part, query);
+  const __m256 half = _mm256_set1_ps(0.5f / static_cast<float>(task.P));
+  __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (int k = 0; k < count; k += kLanes) {
+    const __m256 width = _mm256_load_ps(levels.width + k), height = _mm256_load_ps(levels.height + k);
+    const __m256 x = _mm256_load_ps(g.x + k), y = _mm256_load_ps(g.y + k);
+    const __m256 dx = _mm256_mul_ps(x, width), dy = _mm256_mul_ps(y, height);
+    sum[0] = _mm256_add_ps(sum[0], dx);
+    sum[1] = _mm256_add_ps(sum[1], dy);
+    Pairs d = {x, y};
+    if (ref.anchor) {
+      const Pairs offset = load_pairs(offsets + 2 * k, count - k);
+      sum[2] = _mm256_add_ps(sum[2], times(dx, _mm256_mul_ps(offset.x, half)));
+      sum[3] = _mm256_add_ps(sum[3], times(dy, _mm256_mul_ps(offset.y, half)));
+      d = {times(dx, _mm256_set1_ps(ref.half_w)), times(dy, _mm256_set1_ps(ref.half_h))};
+    }
+    store_pairs(grad_offsets + 2 * k, count - k, d);
+  }
+  float* shares = static_cast<float*>(task.grad_references) +
+                  ((part.image * task.M + part.head) * task.Q + query) * task.reference_dims;
+  alignas(16) float sums[4];
+  _mm_store_ps(sums, sums_of(sum[0], sum[1], sum[2], sum[3]));
+  std::memcpy(shares, sums, task.reference_dims * sizeof(float));
+}
+
+// Through the softmax: attention * (gradient - the attention's mean gradient).
+template <class T, int K>
+inline void write_logits(const Task& task, int64_t row, const Samples& s, const PointGradients& g) {
+  const int count = points_of<K>(task);
+  T* logits = static_cast<T*>(task.grad_weights) + row * count;
+  __m256 sum = _mm256_setzero_ps();
+  for (int k = 0; k < count; k += kLanes)
+    sum = _mm256_fmadd_ps(_mm256_load_ps(s.attention + k), _mm256_load_ps(g.attention + k), sum);
+  const __m256 mean = _mm256_set1_ps(sum_of(sum));
+  for (int k = 0; k < count; k += kLanes) {
+    const __m256 above = _mm256_sub_ps(_mm256_load_ps(g.attention + k), mean);
+    store_some(logits + k, count - k, _mm256_mul_ps(_mm256_load_ps(s.attention + k), above));
+  }
+}
+
+// One query: products with its pixels into g.product, its share of their gradients onto grad_value [S + 1, D].
+template <class T, int V, bool kPlaces, bool kValue>
+inline void spread(const Head<T>& head, const T* grad, const Samples& s, int first, int end, PointGradients& g,
+                   float* grad_value) {
+  constexpr int D = V * kLanes;
+  __m256 arriving[V];
+  for (int v = 0; v < V; v++) arriving[v] = load8(grad + kLanes * v);
+  for (int k = first; k < end; k++) {
+    __m256 product[4];
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+      const int64_t place = static_cast<int64_t>(s.token[c][k]) * D;
+      if (kPlaces) {
+        product[c] = _mm256_mul_ps(arriving[0], load8(head.value + place));
+#pragma GCC unroll 8
+        for (int v = 1; v < V; v++)
+          product[c] = _mm256_fmadd_ps(arriving[v], load8(head.value + place + kLanes * v), product[c]);
+      }
+      if (kValue) {
+        const __m256 share = _mm256_broadcast_ss(s.share[c] + k);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) {
+          float* sum = grad_value + place + kLanes * v;
+          _mm256_storeu_ps(sum, _mm256_fmadd_ps(share, arriving[v], _mm256_loadu_ps(sum)));
+        }
+      }
+    }
+    if (kPlaces) _mm_store_ps(g.product[k], sums_of(product[0], product[1], product[2], product[3]));
+  }
+}
+
+// Rows of the levels of a part in [S, D]; the row S takes what falls outside.
+struct Rows {
+  int64_t first, end;
+};
+Rows rows_of(const Task& task, const Part& part) {
+  const Level& last = task.levels[part.end_level - 1];
+  return {task.levels[part.first_level].start, last.start + last.height * last.width};
+}
+
+template <class T, int V>
+void write_value(const Task& task, const Part& part, const float* grad_value) {
+  constexpr int D = V * kLanes;
+  const int64_t stride = task.M * D;
+  T* to = static_cast<T*>(task.grad_value) + part.image * task.S * stride + part.head * D;
+  const Rows rows = rows_of(task, part);
+  for (int64_t s = rows.first; s < rows.end; s++)
+    for (int v = 0; v < V; v++) store8(to + s * stride + kLanes * v, load8(grad_value + s * D + kLanes * v));
+}
+
+template <class T, int V, int K, bool kPlaces, bool kValue>
+void backward_part(const Task& task, const Part& part, void* scratch) {
+  constexpr int D = V * kLanes;
+  const PointLevels levels = point_levels(task);
+  float* grad_value = static_cast<float*>(scratch);
+  Head<T> head{nullptr, D, true};
+  if (kPlaces) head = dense_head<T>(task, part, reinterpret_cast<T*>(grad_value + (task.S + 1) * D));
+  if (kValue) {
+    const Rows rows = rows_of(task, part);
+    std::memset(grad_value + rows.first * D, 0, (rows.end - rows.first) * D * sizeof(float));
+    std::memset(grad_value + task.S * D, 0, D * sizeof(float));
+  }
+  Samples samples;
+  PointGradients points{};
+  const int count = points_of<K>(task);
+  const int first = kPlaces ? 0 : static_cast<int>(part.first_level * task.P);
+  const int end = kPlaces ? count : static_cast<int>(part.end_level * task.P);
+  for (int64_t q = part.first_query; q < part.end_query; q++) {
+    const int64_t row = row_of(task, part, q);
+    read_samples<T, K>(task, part, q, levels, samples);
+    spread<T, V, kPlaces, kValue>(head, static_cast<const T*>(task.grad) + row * D, samples, first, end, points,
+                                  grad_value);
+    if (!kPlaces) continue;
+    finish_points(count, samples, points);
+    if (task.fused) {
+      write_offsets<T, K>(task, part, q, levels, points);
+      write_logits<T, K>(task, row, samples, points);
+    } else {
+      write_plain<K>(task, row, levels, points);
+    }
+  }
+  if (kValue) write_value<T, V>(task, part, grad_value);
+}
+
+template <class T, int V, int K>
+void backward(const Task& task, const Part& part, void* scratch) {
+  if (part.want_places && part.want_value) return backward_part<T, V, K, true, true>(task, part, scratch);
+  if (part.want_places) return backward_part<T, V, K, true, false>(task, part, scratch);
+  return backward_part<T, V, K, false, true>(task, part, scratch);
+}
+
+// From numbers known now to numbers known to the compiler: dtype, channels / 8, levels * points (0: any).
+template <class T, int V>
+void run_points(const Task& task, const Part& part, void* scratch, bool backwards) {
+  const auto go = [&](auto f, auto b) { backwards ? b(task, part, scratch) : f(task, part, scratch); };
+  switch (task.points()) {
+    case 12: return go(forward<T, V, 12>, backward<T, V, 12>);
+    case 16: return go(forward<T, V, 16>, backward<T, V, 16>);
+    case 20: return go(forward<T, V, 20>, backward<T, V, 20>);
+    default: return go(forward<T, V, 0>, backward<T, V, 0>);
+  }
+}
+
+template <class T>
+void run_channels(const Task& task, const Part& part, void* scratch, bool backwards) {
+  switch (task.D) {
+    case 8: return run_points<T, 1>(task, part, scratch, backwards);
+    case 16: return run_points<T, 2>(task, part, scratch, backwards);
+    case 32: return run_points<T, 4>(task, part, scratch, backwards);
+    case 64: return run_points<T, 8>(task, part, scratch, backwards);
+  }
+}
+
+void run(const Task& task, const Part& part, void* scratch, bool backwards) {
+  switch (task.dtype) {
+    case Dtype::kFloat32: return run_channels<float>(task, part, scratch, backwards);
+    case Dtype::kBFloat16: return run_channels<BFloat16Bits>(task, part, scratch, backwards);
+    case Dtype::kFloat16: return run_channels<Float16Bits>(task, part, scratch, backwards);
+    case Dtype::kFloat64: return;  // avx2_can_do says no
+  }
+}
+
+void run_forward(const Task& task, const Part& part, void* scratch) { run(task, part, scratch, false); }
+void run_backward(const Task& task, const Part& part, void* scratch) { run(task, part, scratch, true); }
+
+int64_t scratch_bytes(const Task& task, bool backward) {
+  const int64_t numbers = (task.S + 1) * task.D, size = task.dtype == Dtype::kFloat32 ? 4 : 2;
+  if (backward) return numbers * (size + static_cast<int64_t>(sizeof(float)));
+  return copy_pays(task) ? numbers * size : 0;
+}
+
+}  // namespace
+
+const Implementation kAvx2 = {"AVX2", scratch_bytes, run_forward, run_backward};
+
+bool avx2_was_built() { return true; }
+
+bool avx2_can_do(const Task& task) {
+  const bool channels = task.D == 8 || task.D == 16 || task.D == 32 || task.D == 64;
+  return channels && task.dtype != Dtype::kFloat64 && task.points() <= kMaxPoints && task.S < kMaxTokens;
+}
+
+}  // namespace gdseg
+
+#else
+
+namespace gdseg {
+
+const Implementation kAvx2 = {"AVX2", nullptr, nullptr, nullptr};
+
+bool avx2_was_built() { return false; }
+
+bool avx2_can_do(const Task&) { return false; }
+
+}  // namespace gdseg
+
+#endif
