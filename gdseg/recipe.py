@@ -120,6 +120,7 @@ class Decoder:
     initial_prediction: bool = key(True, "maskdino: predict from the queries before the first layer")
     learned_content: bool = key(False, "maskdino: with two_stage, learned query content instead of the selected tokens")
     box_init: str = key("mask_to_box", "maskdino: anchors from the predicted masks: none, mask_to_box (official 'mask2box'), exact ('bitmask')", choices=["none", "mask_to_box", "exact"])
+    mask_prior: str = key("none", "maskdino: none (official) or ellipse: each query's mask starts from its box, for objects that look alike and few labels", choices=["none", "ellipse"])
     denoising: str = key("mask", "maskdino: none, box (box and label), mask (box, label and mask)", choices=["none", "box", "mask"])
     denoising_queries: int = key(100, "maskdino: denoising queries an image", low=1)
     denoising_overfull: str = key("sample", "maskdino: an image with more objects than denoising_queries: sample some of them, or skip denoising for the batch, as officially", choices=["sample", "skip"])
@@ -161,6 +162,7 @@ class Postprocess:
     """From network outputs to instances, panoptic segments or a semantic map."""
 
     max_detections: int = key(100, "instances kept an image", low=1)
+    mask_nms: float = key(0.0, "instance: drop a mask that overlaps a better one of its class by more than this IoU (at stride 4); 0: keep all, as officially", low=0.0, high=1.0)
     boxes: str = key("mask", "boxes of instances: mask (tight box of the mask) or head (the box head; maskdino)", choices=["mask", "head"])
     score: str = key("class_mask", "class_mask (class times mean mask probability) or class", choices=["class_mask", "class"])
     object_threshold: float = key(0.8, "panoptic: queries scored below this are dropped", low=0.0, high=1.0)
@@ -209,6 +211,7 @@ class Distill:
     class_threshold: float = key(0.7, "pseudo-label: class score above this", low=0.0, high=1.0)
     mask_threshold: float = key(0.0, "pseudo-label: mean mask probability inside the mask at least this; 0: even an empty mask is kept, as officially", low=0.0, high=1.0)
     min_area: float = key(5.0, "pseudo-label: sum of mask probabilities above this, in pixels at stride 4", low=0.0)
+    mask_nms: float = key(0.0, "drop a pseudo-label whose mask overlaps a better one of its class by more than this IoU; 0: keep duplicates, as officially", low=0.0, high=1.0)
     max_instances: int = key(0, "pseudo-labels kept an image, best first; 0: all", low=0)
     pixel_threshold: float = key(0.5, "pseudo-label: a pixel belongs to the mask above this probability", low=0.0, high=1.0)
     ignore_threshold: float = key(0.0, "instances scored between this and class_threshold become ignore regions; 0: none", low=0.0, high=1.0)

@@ -26,6 +26,8 @@ def _model_rules(recipe: Recipe) -> Iterator[str]:
         yield "postprocess.boxes: head needs decoder.kind: maskdino, mask2former predicts no boxes"
     if recipe.distill.boxes == "head" and decoder.kind == "mask2former":
         yield "distill.boxes: head needs decoder.kind: maskdino, mask2former predicts no boxes"
+    if decoder.mask_prior != "none" and decoder.kind == "mask2former":
+        yield "decoder.mask_prior needs decoder.kind: maskdino, mask2former predicts no boxes"
     if decoder.kind == "maskdino" and decoder.box_init != "none":
         if not decoder.initial_prediction:
             yield "decoder.box_init needs decoder.initial_prediction: true (its masks give the boxes)"

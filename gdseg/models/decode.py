@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from gdseg.models.decode_maps import Canvas, panoptic_map, semantic_map
+from gdseg.models.suppression import best_of_duplicates
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Outputs, Predictions
 
@@ -73,6 +74,9 @@ def _instances(
     query, labels = index // scores_QC.shape[1], index % scores_QC.shape[1]
     if wanted is not None:
         scores, query, labels = (value[wanted[labels]] for value in (scores, query, labels))
+    if recipe.postprocess.mask_nms:
+        kept = best_of_duplicates(masks[query] > 0, scores, labels, recipe.postprocess.mask_nms)
+        scores, query, labels = scores[kept], query[kept], labels[kept]
     used, place = torch.unique(query, return_inverse=True)
     quality, boxes, rles = _mask_facts(masks[used], canvas)
     if boxes_cxcywh is not None:

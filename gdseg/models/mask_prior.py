@@ -19,7 +19,7 @@ from gdseg.models.layers import full_precision
 
 
 class EllipsePrior(nn.Module):
-    """Adds s * (1 - d^2) to mask logits: d is 1 on the ellipse inscribed in the box, s learned, 1 at first."""
+    """Adds s * (1 - d^2) to mask logits: d is 1 on the ellipse inscribed in the box, s learned from 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class EllipsePrior(nn.Module):
 
 
 def _squared_distance(centre_length: Tensor, pixels: int) -> Tensor:
-    """Along one axis: [B, Q, 2] -> [B, Q, pixels], 1 at the ends of a box (widened by a pixel: none is flat)."""
+    """Along one axis: [B, Q, 2] -> [B, Q, pixels], 1 at the ends of a box (wider by a pixel: none is flat)."""
     centre, length = centre_length.unbind(-1)
     places = (torch.arange(pixels, device=centre.device) + 0.5) / pixels
     radius = length / 2 + 0.5 / pixels

@@ -26,6 +26,7 @@ from gdseg.models.layers import (
     project_levels,
     sine_anchor,
 )
+from gdseg.models.mask_prior import EllipsePrior
 from gdseg.models.pixel_decoder import Pyramid
 from gdseg.models.two_stage import anchors_from_masks, best_tokens, take, token_anchors
 from gdseg.recipe import Decoder as Options
@@ -94,6 +95,7 @@ class MaskDINODecoder(nn.Module):
         self.class_embed = nn.Linear(width, num_classes + (options.class_loss == "softmax"))
         self.mask_embed = MLP(width, width, mask_channels, 3)
         self.bbox_embed = MLP(width, width, 4, 3)
+        self.mask_prior = EllipsePrior(width) if options.mask_prior == "ellipse" else None
         self.ref_point_head = MLP(2 * width, width, width, 2)
         self.layers = nn.ModuleList(DecoderLayer(options, levels) for _ in range(options.layers))
         self.norm = nn.LayerNorm(width)
@@ -191,6 +193,8 @@ class MaskDINODecoder(nn.Module):
         masks = None
         if self.training or name in ("final", "interm"):
             masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), memory.mask_features)
+            if self.mask_prior is not None:
+                masks = self.mask_prior(masks, x, boxes)
         return LayerOutput(name, self.class_embed(x), masks, boxes)
 
 

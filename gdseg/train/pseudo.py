@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
+from gdseg.models.suppression import best_of_duplicates
 from gdseg.recipe import Distill
 from gdseg.structures import LayerOutput, Targets
 
@@ -60,7 +61,11 @@ def choose(logits: Tensor, masks: Tensor, rule: Distill, softmax: bool) -> Choic
     quality = torch.zeros_like(scores)
     quality[candidates] = scores[candidates] * mask_scores
     sure = (scores[candidates] > rule.class_threshold) & (mask_scores >= rule.mask_threshold)
-    kept = candidates[sized & sure]
+    chosen = sized & sure
+    if rule.mask_nms:
+        facts = (inside[chosen], quality[candidates[chosen]], labels[candidates[chosen]])
+        chosen[chosen.clone()] = best_of_duplicates(*facts, rule.mask_nms)
+    kept = candidates[chosen]
     if rule.max_instances and len(kept) > rule.max_instances:
         kept = kept[quality[kept].topk(rule.max_instances).indices.sort().values]
     uncertain = candidates[sized & ~torch.isin(candidates, kept)]

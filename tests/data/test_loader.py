@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gdseg.data.augment import eval_sample, train_sample
+from gdseg.data.augment import train_sample
 from gdseg.data.dataset import open_dataset
 from gdseg.data.loader import collate, eval_batches, train_batches
 from gdseg.data.order import rng_for
@@ -165,7 +165,7 @@ def test_evaluation_sees_each_image_once_and_never_pads_it_to_a_neighbour(
         assert len(set(batch.sizes)) == 1
         alone = [next(eval_batches([r], recipe, 1)) for r in mixed if r.image_id in batch.image_ids]
         assert all(b.images.shape[1:] == batch.images.shape[1:] for b in alone)
-    assert [b for b in found if records[1].image_id in b.image_ids][0].image_ids == [records[1].image_id]
+    assert next(b for b in found if records[1].image_id in b.image_ids).image_ids == [records[1].image_id]
     assert found[0].targets == [None] * len(found[0])
 
 
