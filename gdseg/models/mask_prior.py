@@ -41,7 +41,7 @@ class EllipsePrior(nn.Module):
 
 
 def _squared_distance(centre_length: Tensor, pixels: int) -> Tensor:
-    """Along one axis: [B, Q, 2] -> [B, Q, pixels], 1 at the ends of a box (wider by a pixel: none is flat)."""
+    """Along one axis: [B, Q, 2] -> [B, Q, pixels], 1 at the ends of a box widened by a pixel."""
     centre, length = centre_length.unbind(-1)
     places = (torch.arange(pixels, device=centre.device) + 0.5) / pixels
     radius = length / 2 + 0.5 / pixels
