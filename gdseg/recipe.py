@@ -165,6 +165,7 @@ class Postprocess:
     mask_nms: float = key(0.0, "instance: drop a mask that overlaps a better one of its class by more than this IoU (at stride 4); 0: keep all, as officially", low=0.0, high=1.0)
     boxes: str = key("mask", "boxes of instances: mask (tight box of the mask) or head (the box head; maskdino)", choices=["mask", "head"])
     score: str = key("class_mask", "class_mask (class times mean mask probability) or class", choices=["class_mask", "class"])
+    softmax_score: str = key("probability", "instance, maskdino with softmax classes: scores are probabilities, or sigmoids of the logits, as officially", choices=["probability", "sigmoid"])
     object_threshold: float = key(0.8, "panoptic: queries scored below this are dropped", low=0.0, high=1.0)
     overlap_threshold: float = key(0.8, "panoptic: a segment that keeps less than this share of its area is dropped", low=0.0, high=1.0)
     overlap_area: str = key("won", "panoptic: the area a segment keeps: all pixels it won, as officially, or those inside its own mask", choices=["won", "inside"])

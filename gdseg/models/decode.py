@@ -68,7 +68,7 @@ def _instances(
     wanted: Tensor | None,
 ) -> Predictions:
     """The best (query, class) pairs with a mask that is not empty; each query's mask is enlarged once."""
-    scores_QC = logits_QK.softmax(-1)[:, :-1] if recipe.softmax_classes else logits_QK.sigmoid()
+    scores_QC = _class_scores(logits_QK, recipe)
     count = min(recipe.postprocess.max_detections, scores_QC.numel())
     scores, index = scores_QC.flatten().topk(count)
     query, labels = index // scores_QC.shape[1], index % scores_QC.shape[1]
@@ -94,6 +94,14 @@ def _instances(
         boxes_xyxy_px=boxes.cpu()[place],
         rles=[rles[i] for i in place.tolist()],
     )
+
+
+def _class_scores(logits_QK: Tensor, recipe: Recipe) -> Tensor:
+    """Score of each query and class [Q, C]; no-object has none."""
+    if not recipe.softmax_classes:
+        return logits_QK.sigmoid()
+    as_sigmoid = recipe.decoder.kind == "maskdino" and recipe.postprocess.softmax_score == "sigmoid"
+    return (logits_QK.sigmoid() if as_sigmoid else logits_QK.softmax(-1))[:, :-1]
 
 
 def _mask_facts(masks: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:

@@ -1,58 +1,10 @@
-"""Embeddings, proposals and boxes of masks against hand-made cases and the official float64 vectors."""
+"""Anchors, token choice and attention on hand-made cases; official vectors: tests/golden/test_units.py."""
 
-import sys
-from pathlib import Path
-
-import pytest
 import torch
 from torch import nn
 
-from gdseg.models.layers import Attention, inverse_sigmoid, sine_anchor, sine_position
-from gdseg.models.pixel_decoder import pixel_centres
-from gdseg.models.two_stage import anchors_from_masks, best_tokens, token_anchors
-
-sys.path.insert(0, str(Path(__file__).parent))
-from golden import read_arrays
-
-
-@pytest.fixture
-def vectors(shared_dir):
-    arrays = read_arrays(shared_dir / "reference" / "golden" / "unit_ops" / "tensors.npz")
-    return lambda key: torch.from_numpy(arrays[key])
-
-
-@pytest.mark.parametrize(("half", "h", "w"), [(32, 5, 7), (128, 3, 4), (32, 1, 1)])
-def test_sine_position(vectors, half, h, w):
-    expected = vectors(f"pos_sine|{half}|{h}x{w}")
-    ours = sine_position(h, w, 2 * half, expected)
-    torch.testing.assert_close(ours, expected.flatten(1).T)
-
-
-def test_sine_anchor_and_inverse_sigmoid(vectors):
-    ours = sine_anchor(vectors("gen_sineembed|in"), 256)
-    torch.testing.assert_close(ours, vectors("gen_sineembed|out4"))
-    torch.testing.assert_close(inverse_sigmoid(vectors("inverse_sigmoid|in")), vectors("inverse_sigmoid|out"))
-
-
-def test_token_anchors(vectors):
-    like = vectors("proposals|memory_in")
-    logits, valid = token_anchors([(2, 3), (4, 6), (6, 70)], like)
-    torch.testing.assert_close(logits[None], vectors("proposals|proposals"))
-    torch.testing.assert_close(like.masked_fill(~valid, 0.0), vectors("proposals|memory_out"))
-
-
-def test_pixel_centres(vectors):
-    expected = vectors("enc_reference_points|2x3_4x6")
-    centres = torch.cat([pixel_centres(2, 3, expected), pixel_centres(4, 6, expected)])
-    for level in range(2):
-        torch.testing.assert_close(centres[None], expected[:, :, level])
-
-
-@pytest.mark.parametrize(("exact", "name"), [(True, "bitmask"), (False, "mask2box")])
-def test_anchors_from_masks(vectors, exact, name):
-    masks = vectors("mask_boxes|masks").float() - 0.5
-    expected = vectors(f"mask_boxes|{name}_refpoint_logit").float()
-    torch.testing.assert_close(anchors_from_masks(masks[None], exact)[0], expected, rtol=1e-5, atol=1e-5)
+from gdseg.models.layers import Attention
+from gdseg.models.two_stage import anchors_from_masks, best_tokens
 
 
 def test_anchors_from_masks_by_hand():

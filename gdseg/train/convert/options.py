@@ -224,6 +224,7 @@ def _postprocess(config: Options, own: Options) -> Options:
     if _is_maskdino(config["MODEL"]):
         found |= {
             "postprocess.boxes": "head",
+            "postprocess.softmax_score": "sigmoid",
             "postprocess.score": "class" if test["TEST_FOUCUS_ON_BOX"] else "class_mask",
             "postprocess.temperature": test["PANO_TEMPERATURE"] if test["PANO_TRANSFORM_EVAL"] else 0.0,
         }

@@ -1,0 +1,123 @@
+"""A recorded network under our names.
+
+Weights, images, targets, and how far our tensors are from the record's.
+"""
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import torch
+from golden_cases import Case, RecordedDraws
+
+from gdseg.models.model import SegmentationModel, build_model
+from gdseg.recipe import Recipe
+from gdseg.structures import Outputs, Targets
+from gdseg.train.convert import convert_state_dict
+
+THINGS = 80  # the first classes are things in every record
+
+
+class Network:
+    """What a full-model case says, made ours."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.manifest, self.results = case, case.manifest, case.manifest["results"]
+        self.seed, self.official = self.manifest["seed"], case.official
+        self.classes = self.results["num_classes"]
+        self.draws = RecordedDraws(self.official, self.seed)
+
+    @cached_property
+    def converted(self):
+        """(recipe, state dict, report) of the official weights, which are recreated and checked first."""
+        items = [(e["key"], e["shape"], e["alias_of"]) for e in self.manifest["state_dict"]]
+        arrays = self.official.fill_state_dict(items, self.seed, self.manifest["family"], self.manifest["mf"])
+        digest = hashlib.sha256(b"".join(arrays[key].tobytes() for key in sorted(arrays))).hexdigest()
+        assert digest == self.manifest["filled_sha256"]
+        tensors = {
+            entry["key"]: torch.from_numpy(arrays[entry["key"]])
+            if entry["key"] in arrays
+            else torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"]))
+            for entry in self.manifest["state_dict"]
+        }
+        return convert_state_dict(tensors, self.manifest["cfg_model"])
+
+    @property
+    def recipe(self) -> Recipe:
+        recipe = self.converted[0]
+        recipe.postprocess.max_detections = self.manifest["cfg_test_detections_per_image"]
+        return recipe
+
+    @property
+    def model(self) -> SegmentationModel:
+        model = build_model(self.recipe, self.classes, load_weights=False)
+        model.load_state_dict(self.converted[1])  # strict
+        return model
+
+    @cached_property
+    def our_names(self) -> dict[str, str]:
+        """Official name of each tensor, copies included -> ours."""
+        return {**self.converted[2].mapped, **self.converted[2].merged}
+
+    def images(self, train: bool) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+        """The padded batch and the images' sizes."""
+        sizes = [tuple(s[:2]) for s in self.results["train_input_sizes" if train else "eval_input_sizes"]]
+        H, W = (-(-max(s[i] for s in sizes) // 32) * 32 for i in (0, 1))
+        images = torch.zeros(len(sizes), 3, H, W)
+        for i, (h, w) in enumerate(sizes):
+            pixels = self.official.image(self.seed * 100 + i + 50 * train, h, w)
+            images[i, :, :h, :w] = torch.from_numpy(pixels.astype(np.float32))
+        return images, sizes
+
+    def targets(self) -> list[Targets]:
+        """Training targets; boxes are shares of the unpadded image, as official code has them."""
+        images, sizes = self.images(train=True)
+        targets = []
+        for i, ((h, w), n) in enumerate(zip(sizes, self.results["train_num_targets"], strict=True)):
+            labels, masks, boxes = self.official.targets(self.seed * 100 + 50 + i, h, w, n, self.classes)
+            canvas = torch.zeros(n, *images.shape[-2:], dtype=torch.bool)
+            canvas[:, :h, :w] = torch.from_numpy(masks).bool()
+            whole = (w, h) if self.recipe.loss.boxes_relative_to == "image" else images.shape[:1:-1]
+            x0, y0, x1, y1 = (torch.from_numpy(boxes) / torch.tensor([*whole, *whole])).unbind(-1)
+            cxcywh = torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), -1)
+            targets.append(Targets(torch.from_numpy(labels), canvas, cxcywh, torch.ones(n)))
+        return targets
+
+    def recorded(self, prefix: str, among: str = "") -> set[str]:
+        """Names of recorded tensors."""
+        return {k for k in self.manifest["tensors"] if k.startswith(prefix) and among in k}
+
+    def error(self, name: str, ours: torch.Tensor, least: float = 1e-5) -> float:
+        """Relative L2 error of our tensor over the allowed one: ten times the noise, at least `least`."""
+        facts = self.manifest["tensors"][name]
+        golden = torch.from_numpy(self.case.arrays[name.replace("/", "|")].astype(np.float32))
+        value = ours.detach().float()
+        assert list(value.shape) == facts["shape"], name
+        if facts.get("sampled"):
+            value = value.flatten()[self.official.sample_idx(value.numel())]
+        noise = self.manifest["noise_f32_vs_f64"].get("per_tensor_[max_abs, rel_l2]", {})
+        allowed = max(10 * noise[name][1] if name in noise else 0, least)
+        return float((value - golden).norm() / golden.norm().clamp(min=1e-12)) / allowed
+
+    def allowed(self, noise: str, least: float) -> float:
+        """Ten times the official code's own error of this name, at least `least`."""
+        return max(10 * (self.manifest["noise_f32_vs_f64"].get(noise) or 0), least)
+
+
+def named(outputs: Outputs, prefix: str):
+    """The record's name of every tensor in our outputs."""
+    groups = [(prefix, outputs.layers)]
+    if outputs.denoising:
+        groups.append((f"{prefix}/dn", outputs.denoising.layers))
+    if outputs.encoder:
+        groups.append((prefix, [outputs.encoder]))
+    for start, layers in groups:
+        for layer in layers:
+            place = {"final": "", "interm": "interm/"}.get(layer.name, f"aux{layer.name}/")
+            for field, tensor in (
+                ("pred_logits", layer.logits),
+                ("pred_masks", layer.masks),
+                ("pred_boxes", layer.boxes_cxcywh),
+            ):
+                if tensor is not None:
+                    yield f"{start}/{place}{field}", tensor
