@@ -161,17 +161,24 @@ inline void read_fused(const Task& task, const Part& part, int64_t query, const 
   }
 }
 
+// In grid_sample's order of rounding: on the border of two pixels both paths then take the same side.
+inline __m256 pixel_of(__m256 location, __m256 length) {
+  const __m256 one = _mm256_set1_ps(1.f), half = _mm256_set1_ps(0.5f);
+  const __m256 doubled = _mm256_add_ps(_mm256_sub_ps(_mm256_add_ps(location, location), one), one);
+  return _mm256_fmsub_ps(doubled, _mm256_mul_ps(length, half), half);
+}
+
 template <int K>
 inline void read_plain(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
   const int count = points_of<K>(task);
   const int64_t row = row_of(task, part, query) * count;
   const float* locations = static_cast<const float*>(task.places) + row * 2;
   const float* weights = static_cast<const float*>(task.weights) + row;
-  const __m256 half = _mm256_set1_ps(0.5f), outside = _mm256_set1_ps(static_cast<float>(task.S));
+  const __m256 outside = _mm256_set1_ps(static_cast<float>(task.S));
   for (int k = 0; k < count; k += kLanes) {
     Pairs at = load_pairs(locations + 2 * k, count - k);
-    at.x = _mm256_fmsub_ps(at.x, _mm256_load_ps(levels.width + k), half);
-    at.y = _mm256_fmsub_ps(at.y, _mm256_load_ps(levels.height + k), half);
+    at.x = pixel_of(at.x, _mm256_load_ps(levels.width + k));
+    at.y = pixel_of(at.y, _mm256_load_ps(levels.height + k));
     _mm256_store_ps(s.attention + k, load_some(weights + k, count - k, 0.f));
     place(s, levels, k, at, outside);
   }

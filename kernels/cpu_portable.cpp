@@ -82,14 +82,20 @@ void read_fused(const Task& task, const Part& part, int64_t query, Samples<A>& s
   }
 }
 
+// In grid_sample's order of rounding: on the border of two pixels both paths then take the same side.
+template <class A>
+A pixel_of(A location, int64_t length) {
+  return std::fma((location * 2 - 1) + 1, A(length) / 2, A(-0.5));
+}
+
 template <class A>
 void read_plain(const Task& task, const Part& part, int64_t query, Samples<A>& samples) {
   const int64_t row = row_of(task, part, query), K = task.points();
   const A* locations = static_cast<const A*>(task.places) + row * K * 2;
   const A* weights = static_cast<const A*>(task.weights) + row * K;
   for (int64_t k = 0; k < K; k++) {
-    samples.x[k] = locations[2 * k] * A(task.levels[k / task.P].width) - A(0.5);
-    samples.y[k] = locations[2 * k + 1] * A(task.levels[k / task.P].height) - A(0.5);
+    samples.x[k] = pixel_of(locations[2 * k], task.levels[k / task.P].width);
+    samples.y[k] = pixel_of(locations[2 * k + 1], task.levels[k / task.P].height);
     samples.attention[k] = weights[k];
   }
 }
