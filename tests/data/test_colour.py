@@ -1,7 +1,5 @@
 """Colour ops against Pillow, torchvision, SciPy and OpenCV's recorded SSD jitter."""
 
-import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ import torch
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
-from gdseg.data.colour import Op, apply_colour, cut_out, draw_jitter, draw_ssd, gaussian_blur, strong_view
+from gdseg.data.colour import apply_colour, cut_out, draw_jitter, draw_ssd, gaussian_blur, strong_view
 from gdseg.recipe import Augment
 
 RNG = np.random.default_rng(0)
@@ -36,28 +34,6 @@ def test_hue_turns_red_into_green_and_blue() -> None:
     red[0] = 200
     assert apply_colour(red, [("hue", 1 / 3)])[:, 0, 0].tolist() == [0, 200, 0]
     assert apply_colour(red, [("hue", -1 / 3)])[:, 0, 0].tolist() == [0, 0, 200]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_ssd_jitter_is_the_official_one(shared_dir: Path, seed: int) -> None:
-    """The draws of detectron2-style ColorAugSSDTransform replayed; OpenCV rounds hue to 2 degrees."""
-    golden = np.load(shared_dir / "reference" / "golden" / "pipeline" / "tensors.npz")
-    rng = random.Random(seed)
-    ops: list[Op] = [("shift", rng.uniform(-32, 32))] if rng.randrange(2) else []
-
-    def maybe(name: str, draw: str) -> list[Op]:
-        if not rng.randrange(2):
-            return []
-        return [(name, rng.randint(-18, 18) / 180 if draw == "hue" else rng.uniform(0.5, 1.5))]
-
-    if rng.randrange(2):
-        ops += maybe("scale", "") + maybe("hsv_saturation", "") + maybe("hue", "hue")
-    else:
-        ops += maybe("hsv_saturation", "") + maybe("hue", "hue") + maybe("scale", "")
-    ours = apply_colour(torch.from_numpy(golden["ssd|in"]).permute(2, 0, 1), ops).permute(1, 2, 0).numpy()
-    difference = np.abs(ours.astype(int) - golden[f"ssd|random_seed{seed}"].astype(int))
-    assert difference.mean() < 2
-    assert np.percentile(difference, 99) <= 8
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])

@@ -1,6 +1,5 @@
-"""Geometry: the official LSJ arithmetic and pixels, and masks that stay on their objects."""
+"""Geometry: masks stay on their objects; the official LSJ record is in tests/golden/test_pipeline.py."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from gdseg.data.geometry import (
     Geometry,
     draw_geometry,
     lsj,
-    shortest_edge,
     test_geometry,
     warp_image,
     warp_mask,
@@ -23,51 +21,6 @@ from gdseg.recipe import Augment
 from gdseg.structures import Record, Targets
 
 test_geometry.__test__ = False  # type: ignore[attr-defined]
-
-
-def pipeline(shared_dir: Path) -> tuple[dict[str, Any], Any]:
-    folder = shared_dir / "reference" / "golden" / "pipeline"
-    return json.loads((folder / "manifest.json").read_text()), np.load(folder / "tensors.npz")
-
-
-def test_lsj_arithmetic_is_the_official_one(shared_dir: Path) -> None:
-    manifest, _ = pipeline(shared_dir)
-    for h, w, scale, new_h, new_w, u, top, left in manifest[
-        "resize_scale_rows_[h,w,scale,new_h,new_w,u,off_y,off_x]"
-    ]:
-        geometry = lsj((h, w), (1024, 1024), scale, u, flip=False)
-        assert geometry.resized == (new_h, new_w)
-        assert geometry.offset == (top, left)
-
-
-def test_shortest_edge_arithmetic_is_the_official_one(shared_dir: Path) -> None:
-    manifest, _ = pipeline(shared_dir)
-    for h, w, short, longest, new_h, new_w in manifest[
-        "resize_shortest_edge_rows_[h,w,short,max,new_h,new_w]"
-    ]:
-        assert shortest_edge((h, w), short, longest) == (new_h, new_w)
-
-
-@pytest.mark.parametrize("case", range(8))
-def test_lsj_gives_the_official_image_and_masks(shared_dir: Path, case: int) -> None:
-    manifest, golden = pipeline(shared_dir)
-    facts = manifest[f"lsj_{case}"]
-    image = torch.from_numpy(golden["lsj|image_in"]).permute(2, 0, 1)
-    geometry = lsj((120, 150), (160, 160), facts["scale"], facts["crop_u"], facts["flipped"])
-    ours = warp_image(image, geometry, 128)
-    difference = (ours.int() - torch.from_numpy(golden[f"lsj|{case}|image"]).int()).abs()
-    assert difference.max() <= 1
-    annotations = tuple({**a, "label": a["category_id"]} for a in manifest["lsj_annotations"])
-    targets = build_targets(Record(0, Path("x"), 120, 150, annotations), geometry)
-    assert targets is not None
-    assert targets.labels.tolist() == golden[f"lsj|{case}|classes"].tolist()
-    official = torch.from_numpy(golden[f"lsj|{case}|masks"])
-    # official code cuts polygons at the crop with shapely, which moves a few pixels of their outline
-    different = (targets.masks ^ official).flatten(1).sum(1)
-    touches = official[:, :, [0, -1]].any((1, 2)) | official[:, [0, -1]].any((1, 2))
-    assert different[~touches].sum() == 0
-    assert (different <= 0.03 * official.flatten(1).sum(1)).all()
-    assert targets.ignore is not None  # the sixth annotation is a crowd: official code drops it
 
 
 def test_the_rounding_is_half_to_even() -> None:
