@@ -9,7 +9,19 @@ import warnings
 import typer
 
 from gdseg import __version__
-from gdseg.cli import bench, data, distill, doctor, eval, predict, pretrain, pseudo_label, recipe, visualize
+from gdseg.cli import (
+    bench,
+    convert,
+    data,
+    distill,
+    doctor,
+    eval,
+    predict,
+    pretrain,
+    pseudo_label,
+    recipe,
+    visualize,
+)
 from gdseg.errors import GdsegError, MachineError
 
 app = typer.Typer(
@@ -27,6 +39,7 @@ for name, module in {
     "eval": eval,
     "predict": predict,
     "visualize": visualize,
+    "convert": convert,
     "bench": bench,
     "doctor": doctor,
 }.items():

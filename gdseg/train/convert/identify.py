@@ -22,7 +22,7 @@ from gdseg.train.convert.records import as_config
 from gdseg.train.convert.report import Report
 from gdseg.train.convert.shapes import Shapes, architecture
 
-Keys = dict[str, Any]  # dotted recipe keys, and num_classes, dataset
+Keys = dict[str, Any]  # dotted recipe keys, and num_classes, dataset, released files
 
 
 @cache
@@ -60,6 +60,7 @@ def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Re
             report.differences.append(f"{key}: {value} (the configuration has {stated})")
     report.assumed = sorted(key for key in given if key not in told and "." in key)
     keys = {**given, **told}
+    keys.pop("files", None)
     report.num_classes = int(keys.pop("num_classes"))
     report.dataset = str(keys.pop("dataset", "")) if report.num_classes == given.get("num_classes") else ""
     return recipe_of(keys)

@@ -37,6 +37,9 @@ def table_of(folder: Path) -> dict[str, dict[str, Any]]:
         keys = recipe_keys(record["config_resolved"])
         name = f"{_FOLDERS[record['family']]}/{record['name']}"
         table[name] = {key: value for key, value in keys.items() if defaults.get(key, keys) != value}
+        files = [link["url"].rsplit("/", 1)[-1] for link in record["released"] or []]
+        if files:
+            table[name]["files"] = files
     return table
 
 

@@ -1,0 +1,123 @@
+"""Foreign weight files to tensors, without ever running what a file asks for. Called by `files.py`.
+
+safetensors hold tensors only; .pth is read with torch's `weights_only`; .pkl (detectron2's numpy pickles)
+with an unpickler that knows arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gdseg.errors import CheckpointError
+
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors, .pth, .pt, .bin or .pkl file, without trainer and optimiser.
+
+    Raises CheckpointError: no such file, broken, no tensors, or a pickle that wants to import something.
+    """
+    if not path.is_file():
+        raise CheckpointError("no such file", path)
+    try:
+        stored = _read(path)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"(?:GLOBAL|global)[: ]+`?([\w.]+)", str(error))
+        if wanted and "." in wanted[1]:
+            raise _refused(wanted[1], path) from error
+        raise _broken(error, path) from error
+    except Exception as error:  # a broken file makes these readers raise almost anything
+        raise _broken(error, path) from error
+    for _ in range(2):
+        inner = next((stored[key] for key in _WRAPPERS if isinstance(stored, dict) and key in stored), None)
+        stored = inner if isinstance(inner, dict) else stored
+    if not isinstance(stored, dict):
+        raise CheckpointError("holds no dictionary of tensors", path)
+    tensors = {str(key): _as_tensor(value) for key, value in stored.items()}
+    found = {key: value for key, value in tensors.items() if value is not None}
+    if not found:
+        raise CheckpointError("holds no tensors", path)
+    return found
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    if path.suffix == ".pkl" and not zipped:
+        with path.open("rb") as file:
+            return ArrayUnpickler(file).load()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refused(name: str, path: Path | None = None) -> CheckpointError:
+    hint = "weights need tensors only; this file may be hostile, do not open it with other tools"
+    return CheckpointError(f"refused: the pickle wants to import {name}", path, hint)
+
+
+def _broken(error: Exception, path: Path) -> CheckpointError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(f"cannot be read ({first[:200]})", path, "is the download complete?")
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return None
+
+
+def _empty_array(*_: Any) -> Any:
+    """Stands for numpy's `_reconstruct`, whose shape argument could ask for any memory.
+
+    The state sets the shape.
+    """
+    return np.ndarray((0,), np.uint8)
+
+
+def _safe_storage(data: bytes) -> Any:
+    """Stands for torch's `_load_from_bytes`, which would unpickle anything."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads arrays, tensors, containers, numbers and text; refuses every other import."""
+
+    _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 - read only
+        ("collections", "OrderedDict"): OrderedDict,
+        ("_codecs", "encode"): lambda text, encoding: str(text).encode(str(encoding)),
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch.storage", "_load_from_bytes"): _safe_storage,
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
+        **{
+            (f"numpy.{core}.multiarray", "scalar"): lambda dtype, data: np.frombuffer(data, dtype)[0]
+            for core in ("core", "_core")
+        },
+    }
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in of a known name. Raises CheckpointError for any other."""
+        if (module, name) not in self._KNOWN:
+            raise _refused(f"{module}.{name}")
+        return self._KNOWN[module, name]
