@@ -44,26 +44,26 @@ __device__ __forceinline__ SampleGradient<R> differentiate(const Sample<R>& s, c
 
 // products[c] += <grad, value at corner c>; the gradient of value there += weight * grad.
 template <class T, int V>
-__device__ __forceinline__ void follow_corners(const T* value, Real<T>* grad_value, int64_t stride, const int4& tokens,
-                                               const Real4<T>& weights, const Real<T> (&grad)[V],
-                                               Real<T> (&products)[4]) {
+__device__ __forceinline__ void follow_corners(const Pixels<const T>& value, const Pixels<Real<T>>& grad_value,
+                                               const int4& tokens, const Real4<T>& weights,
+                                               const Real<T> (&grad)[V], Real<T> (&products)[4]) {
   const int token[4] = {tokens.x, tokens.y, tokens.z, tokens.w};
   const Real<T> weight[4] = {weights.x, weights.y, weights.z, weights.w};
   Real<T> corner[4][V];
 #pragma unroll
-  for (int c = 0; c < 4; c++) load(value + token[c] * stride, corner[c]);
+  for (int c = 0; c < 4; c++) load(value.at(token[c]), corner[c]);
 #pragma unroll
   for (int c = 0; c < 4; c++) {
 #pragma unroll
     for (int v = 0; v < V; v++) products[c] += grad[v] * corner[c][v];
   }
-  if (grad_value == nullptr) return;
+  if (grad_value.first == nullptr) return;
 #pragma unroll
   for (int c = 0; c < 4; c++) {
     Real<T> part[V];
 #pragma unroll
     for (int v = 0; v < V; v++) part[v] = weight[c] * grad[v];
-    if (weight[c] != 0) add(grad_value + token[c] * stride, part);
+    if (weight[c] != 0) add(grad_value.at(token[c]), part);
   }
 }
 
@@ -83,9 +83,9 @@ __device__ __forceinline__ void write_sample(const Group<Fused, G, T>& group, co
   } else {
     const Real2<T> pixels = pixels_per_offset(group.p, group.reference, s);
     store_pair<T>(to.offsets + at * 2, grad.x * pixels.x, grad.y * pixels.y);
-    const R unit = R(0.5) / group.p.points;
     of_reference.x += by_x, of_reference.y += by_y;
-    of_reference.width += by_x * unit * s.offset_x, of_reference.height += by_y * unit * s.offset_y;
+    of_reference.width += by_x * group.p.half_share * s.offset_x;
+    of_reference.height += by_y * group.p.half_share * s.offset_y;
   }
 }
 
@@ -112,11 +112,11 @@ template <int V, int Channels, int Rows, bool Fused, int G, class T>
 __device__ __forceinline__ void follow_samples(const Group<Fused, G, T>& group, const Exchange<G, T>& exchange,
                                                const GradientsOf<T>& to, int begin,
                                                Real<T> (&products)[Rows][4]) {
-  const T* value = group.p.value + group.first_value();
-  Real<T>* grad_value = to.value ? to.value + group.first_value() : nullptr;
   for (int slice = 0; slice < slices_of<V, G, Channels>(group.p.channels); slice++) {
     const int channel = (slice * G + group.lane) * V;
     const bool has_channels = Channels || channel < group.p.channels;
+    const Pixels<const T> value = group.pixels(group.p.value, channel);
+    const Pixels<Real<T>> grad_value = to.value ? group.pixels(to.value, channel) : Pixels<Real<T>>{};
     Real<T> grad[V] = {};
     if (has_channels) load(to.out + group.place.row * group.p.channels + channel, grad);
 #pragma unroll
@@ -124,8 +124,7 @@ __device__ __forceinline__ void follow_samples(const Group<Fused, G, T>& group, 
       const int at = exchange.slot(begin + j);
       const int4 corners = exchange.tokens[at];
       if (corners.x < 0 || !has_channels) continue;
-      follow_corners(value + channel, grad_value ? grad_value + channel : nullptr, group.stride(), corners,
-                     exchange.weights[at], grad, products[j]);
+      follow_corners(value, grad_value, corners, exchange.weights[at], grad, products[j]);
     }
   }
 }

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(256) largest_exponent_kernel(const T* values, 
 // Adds the gradient of value [N, S, M, D] to the sums; `grad` [N, Q, M * D] arrives. The other gradients are the work
 // of backward_kernel. G lanes a group, each with one channel at a time.
 template <class T, int G, bool Fused>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, kBlocks<T>)
     fixed_value_kernel(const __grid_constant__ Problem<T> p, const T* grad, const FixedPoint<Real<T>> fixed) {
   using R = Real<T>;
   __shared__ int4 tokens[kMaxThreads];
@@ -62,7 +62,6 @@ __global__ void __launch_bounds__(kMaxThreads)
   const Exchange<G, T> exchange{tokens, weights};
   const Group<Fused, G, T> group(p);
   const R per_unit = ldexp(R(1), -fixed.unit_exponent());
-  long long* sums = fixed.sums + group.first_value();
   for (int first = 0; first < p.samples; first += G) {
     exchange.put(group.sample(first + group.lane), group.lane);
     __syncwarp();
@@ -72,9 +71,10 @@ __global__ void __launch_bounds__(kMaxThreads)
       const R weight[4] = {weights[at].x, weights[at].y, weights[at].z, weights[at].w};
       if (token[0] < 0) continue;
       for (int channel = group.lane; channel < p.channels; channel += G) {
+        const Pixels<long long> sums = group.pixels(fixed.sums, channel);
         const R g = as_real(grad[group.place.row * p.channels + channel]);
         for (int c = 0; c < 4; c++) {
-          if (weight[c] != 0) add_fixed(sums + token[c] * group.stride() + channel, weight[c] * g, per_unit, fixed.state + 2);
+          if (weight[c] != 0) add_fixed(sums.at(token[c]), weight[c] * g, per_unit, fixed.state + 2);
         }
       }
     }

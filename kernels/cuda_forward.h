@@ -13,13 +13,13 @@ __device__ __forceinline__ int slices_of(int channels) {
 
 // sum += weight * value at four pixels.
 template <class T, int V>
-__device__ __forceinline__ void add_corners(const T* value, int64_t stride, const int4& tokens,
-                                            const Real4<T>& weights, Real<T> (&sum)[V]) {
+__device__ __forceinline__ void add_corners(const Pixels<const T>& value, const int4& tokens, const Real4<T>& weights,
+                                            Real<T> (&sum)[V]) {
   Real<T> corner[4][V];
-  load(value + tokens.x * stride, corner[0]);
-  load(value + tokens.y * stride, corner[1]);
-  load(value + tokens.z * stride, corner[2]);
-  load(value + tokens.w * stride, corner[3]);
+  load(value.at(tokens.x), corner[0]);
+  load(value.at(tokens.y), corner[1]);
+  load(value.at(tokens.z), corner[2]);
+  load(value.at(tokens.w), corner[3]);
 #pragma unroll
   for (int v = 0; v < V; v++) {
     sum[v] += weights.x * corner[0][v];
@@ -29,17 +29,21 @@ __device__ __forceinline__ void add_corners(const T* value, int64_t stride, cons
   }
 }
 
+// Blocks that a multiprocessor shall hold: 64 registers a thread, which is what the kernel uses.
+template <class T>
+constexpr int kBlocks = sizeof(T) == 8 ? 2 : 4;
+
 // out [N, Q, M * D]. V channels a lane, G lanes a group; Channels = D where it is known (a multiple of G * V), else 0.
 template <class T, int V, int G, int Channels, bool Fused>
-__global__ void __launch_bounds__(kMaxThreads, 4) forward_kernel(const __grid_constant__ Problem<T> p, T* out) {
+__global__ void __launch_bounds__(kMaxThreads, kBlocks<T>) forward_kernel(const __grid_constant__ Problem<T> p, T* out) {
   __shared__ int4 tokens[kMaxThreads];
   __shared__ Real4<T> weights[kMaxThreads];
   const Exchange<G, T> exchange{tokens, weights};
   const Group<Fused, G, T> group(p);
-  const T* value = p.value + group.first_value();
   for (int slice = 0; slice < slices_of<V, G, Channels>(p.channels); slice++) {
     const int channel = (slice * G + group.lane) * V;
     const bool has_channels = Channels || channel < p.channels;
+    const Pixels<const T> value = group.pixels(p.value, channel);
     Real<T> sum[V] = {};
     for (int first = 0; first < p.samples; first += G) {
       exchange.put(group.sample(first + group.lane), group.lane);
@@ -49,7 +53,7 @@ __global__ void __launch_bounds__(kMaxThreads, 4) forward_kernel(const __grid_co
         const int at = exchange.slot(j);
         const int4 corners = tokens[at];
         if (corners.x < 0 || !has_channels) continue;
-        add_corners<T, V>(value + channel, group.stride(), corners, weights[at], sum);
+        add_corners<T>(value, corners, weights[at], sum);
       }
       __syncwarp();
     }

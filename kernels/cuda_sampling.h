@@ -32,6 +32,7 @@ struct Problem {
   const T* logits;            //   [N, Q, M, L * P]
   int images, tokens, queries, heads, channels;  // N, S, Q, M, D
   int points, samples;                           // P, L * P
+  Real<T> half_share;                            // 0.5 / P
   int reference_dims;                            // 2: points, 4: anchors
   bool references_shared;                        // by all images
   bool queries_are_pixels;                       // query q is token q: the encoder
@@ -97,21 +98,17 @@ __device__ __forceinline__ Softmax<Real<T>> softmax_of_group(const Problem<T>& p
   return {largest, 1 / group_sum<G>(sum)};
 }
 
-// One sample of one group. Corner c is the pixel (x + c % 2, y + c / 2).
+// One sample of one group. Its corners: left top, right top, left bottom, right bottom.
 template <class R>
 struct Sample {
-  bool is_inside;  // false: it touches no pixel, or its location is not finite; it contributes nothing
-  R x, y;          // fractional part of its position
-  R share;         // attention weight
-  R width, height;  // of its level
-  bool has_left, has_right, has_top, has_bottom;
-  int token[4];     // corners; one outside the level repeats a neighbour, with weight 0
-  R offset_x, offset_y;  // fused entry: as given
-
-  __device__ __forceinline__ R weight_left() const { return has_left ? 1 - x : 0; }
-  __device__ __forceinline__ R weight_right() const { return has_right ? x : 0; }
-  __device__ __forceinline__ R weight_top() const { return has_top ? 1 - y : 0; }
-  __device__ __forceinline__ R weight_bottom() const { return has_bottom ? y : 0; }
+  bool is_inside;                // false: it touches no pixel, or its location is not finite; it contributes nothing
+  R share;                       // attention weight
+  R width, height;               // of its level
+  R left, right, top, bottom;    // bilinear weights; 0 for pixels outside the level
+  R x, y;                        // fractional part of its position
+  bool has_left, has_right, has_top, has_bottom;  // pixels inside the level
+  int token[4];                  // corners; one outside the level repeats a neighbour
+  R offset_x, offset_y;          // fused entry: as given
 };
 
 // Anchor or point of the fused entry.
@@ -134,8 +131,7 @@ template <class T>
 __device__ __forceinline__ Real2<T> pixels_per_offset(const Problem<T>& p, const Reference<Real<T>>& reference,
                                                       const Sample<Real<T>>& sample) {
   if (p.reference_dims == 2) return {1, 1};
-  const Real<T> unit = Real<T>(0.5) / p.points;
-  return {reference.width * unit * sample.width, reference.height * unit * sample.height};
+  return {reference.width * p.half_share * sample.width, reference.height * p.half_share * sample.height};
 }
 
 // Sample k of a place: all but its share.
@@ -166,11 +162,25 @@ __device__ __forceinline__ Sample<Real<T>> find_sample(const Problem<T>& p, cons
   s.x = x - x_floor, s.y = y - y_floor;
   s.has_left = column >= 0, s.has_right = column + 1 < width;
   s.has_top = row >= 0, s.has_bottom = row + 1 < height;
+  s.left = s.has_left ? 1 - s.x : 0, s.right = s.has_right ? s.x : 0;
+  s.top = s.has_top ? 1 - s.y : 0, s.bottom = s.has_bottom ? s.y : 0;
   const int top = p.levels.start[level] + max(row, 0) * width, left = max(column, 0);
   const int bottom = p.levels.start[level] + min(row + 1, height - 1) * width, right = min(column + 1, width - 1);
   s.token[0] = top + left, s.token[1] = top + right, s.token[2] = bottom + left, s.token[3] = bottom + right;
   return s;
 }
+
+// One channel of one head at every token. The distance in bytes makes an address a single multiply-add.
+template <class Value>
+struct Pixels {
+  Value* first;
+  unsigned stride_bytes;
+
+  __device__ __forceinline__ Value* at(int token) const {
+    const uint64_t distance = static_cast<uint64_t>(static_cast<unsigned>(token)) * stride_bytes;
+    return reinterpret_cast<Value*>(reinterpret_cast<uintptr_t>(first) + distance);
+  }
+};
 
 // A group at work, as one of its lanes sees it.
 template <bool Fused, int G, class T>
@@ -189,10 +199,11 @@ struct Group {
       softmax = softmax_of_group<G>(p, place, lane);
     }
   }
-  // Distance of two tokens in memory, and where this image and head begin.
-  __device__ __forceinline__ int64_t stride() const { return static_cast<int64_t>(p.heads) * p.channels; }
-  __device__ __forceinline__ int64_t first_value() const {
-    return place.image * p.tokens * stride() + static_cast<int64_t>(place.head) * p.channels;
+  // Channel `channel` of this image and head at the first token, in a tensor like value.
+  template <class Value>
+  __device__ __forceinline__ Pixels<Value> pixels(Value* tensor, int channel) const {
+    const int64_t first = static_cast<int64_t>(place.image) * p.tokens * p.heads + place.head;
+    return {tensor + first * p.channels + channel, static_cast<unsigned>(p.heads * p.channels * sizeof(Value))};
   }
   __device__ __forceinline__ int64_t row_of_sample(int k) const { return place.row * p.samples + k; }
   __device__ __forceinline__ R share(int k) const {
@@ -224,10 +235,9 @@ struct Exchange {
       tokens[at] = make_int4(-1, -1, -1, -1);
       return;
     }
-    const Real<T> top = s.weight_top() * s.share, bottom = s.weight_bottom() * s.share;
+    const Real<T> top = s.top * s.share, bottom = s.bottom * s.share;
     tokens[at] = make_int4(s.token[0], s.token[1], s.token[2], s.token[3]);
-    weights[at] = {top * s.weight_left(), top * s.weight_right(), bottom * s.weight_left(),
-                   bottom * s.weight_right()};
+    weights[at] = {top * s.left, top * s.right, bottom * s.left, bottom * s.right};
   }
 };
 

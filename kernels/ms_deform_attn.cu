@@ -1,10 +1,10 @@
 // The CUDA implementation of the operators in library.cpp: arguments, memory and launches. The kernels themselves are
-// in cuda_forward.h and cuda_backward.h. Stable ABI only; the CUDA runtime is linked statically.
-#include <dlfcn.h>
-#include <torch/csrc/stable/accelerator.h>
-
+// in cuda_forward.h and cuda_backward.h. tests/kernels/cuda_emulation.cpp compiles this file for a CPU.
 #include <algorithm>
 
+#ifndef GDSEG_EMULATE_CUDA
+#include "cuda_device.h"
+#endif
 #include "cuda_launch.h"
 #include "ms_deform_attn.h"
 
@@ -13,58 +13,16 @@ namespace {
 
 using namespace gdseg::cuda;
 
-// --- device, stream, launch ---
-
-// libtorch_cuda is looked for when the first tensor on a GPU arrives: a binary which names it as needed would not load
-// beside a torch for CPUs. Python loads it without making its symbols global, hence the second way.
-cudaStream_t current_stream(int32_t device) {
-  using Find = int32_t (*)(int32_t, void**);
-  static const Find find = [] {
-    const char* name = "aoti_torch_get_current_cuda_stream";
-    void* symbol = dlsym(RTLD_DEFAULT, name);
-    if (!symbol) {
-      void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-      if (library) symbol = dlsym(library, name);
-    }
-    return reinterpret_cast<Find>(symbol);
-  }();
-  void* stream = nullptr;
-  STD_TORCH_CHECK(find && find(device, &stream) == 0, "ms_deform_attn: torch names no current CUDA stream");
-  return static_cast<cudaStream_t>(stream);
-}
-
-void check_cuda(cudaError_t error) {
-  STD_TORCH_CHECK(error == cudaSuccess, "ms_deform_attn: CUDA says: ", cudaGetErrorString(error));
-}
-
-// The device and stream that the call works on.
-class Device {
- public:
-  explicit Device(const Tensor& value) : guard_(value.get_device_index()) {
-    // The statically linked runtime keeps its own idea of the current device.
-    check_cuda(cudaSetDevice(value.get_device_index()));
-    stream_ = current_stream(value.get_device_index());
-  }
-  template <class... Parameters, class... Arguments>
-  void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, const Arguments&... arguments) const {
-    STD_TORCH_CHECK(blocks <= INT32_MAX, "ms_deform_attn: too many queries and heads for one launch");
-    kernel<<<static_cast<unsigned>(blocks), threads, 0, stream_>>>(arguments...);
-    check_cuda(cudaGetLastError());
-  }
-
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_;
-};
-
-// --- arguments ---
-
 // Contiguous and, whatever view it came from, aligned for the widest loads.
 Tensor prepared(const Tensor& tensor) {
   Tensor whole = torch::stable::contiguous(tensor);
   const bool is_aligned = reinterpret_cast<uintptr_t>(whole.const_data_ptr()) % 16 == 0;
   return is_aligned ? whole : torch::stable::clone(whole);
 }
+
+// Contiguous, whatever the original is.
+Tensor zeros_as(const Tensor& tensor) { return torch::stable::new_zeros(tensor, shape_of(tensor)); }
+Tensor empty_as(const Tensor& tensor) { return torch::stable::new_empty(tensor, shape_of(tensor)); }
 
 template <class T>
 const T* data(const Tensor& tensor) {
@@ -87,6 +45,7 @@ Problem<T> describe(const Sizes& s, const Tensor& value) {
   p.images = static_cast<int>(s.N), p.tokens = static_cast<int>(s.S), p.queries = static_cast<int>(s.Q);
   p.heads = static_cast<int>(s.M), p.channels = static_cast<int>(s.D);
   p.points = static_cast<int>(s.P), p.samples = static_cast<int>(s.points());
+  p.half_share = Real<T>(0.5) / p.points;
   p.queries_are_pixels = s.Q == s.S;  // were they not, the order in which they are served would still be an order
   p.levels = level_table(s.levels.data(), static_cast<int>(s.L));
   return p;
@@ -127,8 +86,8 @@ template <bool Fused, class T>
 Tensor run_backward(const Device& device, const Problem<T>& problem, const Tensor& grad, const Tensor& value,
                     GradientsOf<T>& to, bool deterministic) {
   to.out = data<T>(grad);
-  const std::vector<int64_t> shape = shape_of(value);
-  Tensor sums = torch::stable::new_zeros(value, shape, deterministic ? ScalarType::Long : coordinate_dtype(value));
+  const ScalarType sums_dtype = deterministic ? ScalarType::Long : coordinate_dtype(value);
+  Tensor sums = torch::stable::new_zeros(value, shape_of(value), sums_dtype);
   if (!deterministic) {
     to.value = mutable_data<Real<T>>(sums);
     launch_backward<Fused>(device, problem, to);
@@ -136,7 +95,7 @@ Tensor run_backward(const Device& device, const Problem<T>& problem, const Tenso
   }
   launch_backward<Fused>(device, problem, to);
   Tensor state = torch::stable::new_zeros(value, {3}, ScalarType::Int);
-  Tensor result = torch::stable::new_empty(value, shape);
+  Tensor result = empty_as(value);
   launch_fixed_value<Fused>(device, problem, to.out, mutable_data<long long>(sums), mutable_data<int>(state),
                             mutable_data<T>(result));
   return result;
@@ -178,14 +137,11 @@ Gradients backward(const Tensor& grad, const Tensor& value, std::vector<int64_t>
                    const Tensor& weights, bool deterministic) {
   const Sizes s = check_arguments(value, shapes, locations, weights);
   check_gradient(grad, value, s);
-  Tensor of_locations = torch::stable::new_zeros(locations, {s.N, s.Q, s.M, s.L, s.P, 2});
-  Tensor of_weights = torch::stable::new_zeros(weights, {s.N, s.Q, s.M, s.L, s.P});
-  if (s.nothing_to_sample()) {
-    return {torch::stable::new_zeros(value, {s.N, s.S, s.M, s.D}), of_locations, of_weights};
-  }
+  if (s.nothing_to_sample()) return {zeros_as(value), zeros_as(locations), zeros_as(weights)};
   const Device device(value);
   const Tensor grad_ready = prepared(grad), value_ready = prepared(value);
   const Tensor locations_ready = prepared(locations), weights_ready = prepared(weights);
+  Tensor of_locations = empty_as(locations), of_weights = empty_as(weights);
   return with_dtype(value.scalar_type(), [&](auto zero) -> Gradients {
     using T = decltype(zero);
     GradientsOf<T> to{};
@@ -198,8 +154,9 @@ Gradients backward(const Tensor& grad, const Tensor& value, std::vector<int64_t>
 
 // [N, Q, M, 2 or 4], each head's share -> as references
 Tensor sum_of_heads(const Tensor& of_heads, const Sizes& s) {
-  if (s.reference_images == s.N) return torch::stable::sum(of_heads, {{2}});
-  return torch::stable::unsqueeze(torch::stable::sum(of_heads, {{0, 2}}), 0);
+  const std::vector<int64_t> heads{2}, images_and_heads{0, 2};
+  if (s.reference_images == s.N) return torch::stable::sum(of_heads, heads);
+  return torch::stable::unsqueeze(torch::stable::sum(of_heads, images_and_heads), 0);
 }
 
 FusedGradients fused_backward(const Tensor& grad, const Tensor& value, std::vector<int64_t> shapes,
@@ -207,16 +164,14 @@ FusedGradients fused_backward(const Tensor& grad, const Tensor& value, std::vect
                               bool deterministic) {
   const Sizes s = check_fused_arguments(value, shapes, references, offsets, logits);
   check_gradient(grad, value, s);
-  Tensor of_offsets = torch::stable::new_zeros(offsets, {s.N, s.Q, s.M, s.L, s.P, 2});
-  Tensor of_logits = torch::stable::new_zeros(logits, {s.N, s.Q, s.M, s.points()});
-  Tensor of_references = torch::stable::new_zeros(references, {s.N, s.Q, s.M, s.reference_dims});
   if (s.nothing_to_sample()) {
-    return {torch::stable::new_zeros(value, {s.N, s.S, s.M, s.D}), sum_of_heads(of_references, s), of_offsets,
-            of_logits};
+    return {zeros_as(value), zeros_as(references), zeros_as(offsets), zeros_as(logits)};
   }
   const Device device(value);
   const Tensor grad_ready = prepared(grad), value_ready = prepared(value), references_ready = prepared(references);
   const Tensor offsets_ready = prepared(offsets), logits_ready = prepared(logits);
+  Tensor of_offsets = empty_as(offsets), of_logits = empty_as(logits);
+  Tensor of_references = torch::stable::new_empty(references, {s.N, s.Q, s.M, s.reference_dims});
   return with_dtype(value.scalar_type(), [&](auto zero) -> FusedGradients {
     using T = decltype(zero);
     Tensor of_shares = torch::stable::new_empty(references, {s.N, s.Q, s.M, s.points()});
@@ -234,9 +189,11 @@ FusedGradients fused_backward(const Tensor& grad, const Tensor& value, std::vect
 }  // namespace
 }  // namespace gdseg
 
+#ifndef GDSEG_EMULATE_CUDA
 STABLE_TORCH_LIBRARY_IMPL(gdseg, CUDA, m) {
   m.impl("ms_deform_attn", TORCH_BOX(&gdseg::forward));
   m.impl("ms_deform_attn_backward", TORCH_BOX(&gdseg::backward));
   m.impl("ms_deform_attn_fused", TORCH_BOX(&gdseg::fused_forward));
   m.impl("ms_deform_attn_fused_backward", TORCH_BOX(&gdseg::fused_backward));
 }
+#endif
