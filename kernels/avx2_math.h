@@ -44,6 +44,43 @@ inline void store8(Float16Bits* p, __m256 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bits);
 }
 
+// A pixel's V * 8 channels. Two neighbouring bfloat16 are one 32-bit number: a shift makes the first a float, a mask
+// the second, so 16 channels are one load, the even ones in a vector and the odd ones in the next. What is computed
+// lane by lane or summed over all lanes need not know; store_channels brings the order back.
+template <int V, class T>
+inline void load_channels(const T* p, __m256 (&channels)[V]) {
+#pragma GCC unroll 8
+  for (int v = 0; v < V; v++) channels[v] = load8(p + kLanes * v);
+}
+template <int V>
+inline void load_channels(const BFloat16Bits* p, __m256 (&channels)[V]) {
+  if (V == 1) {
+    channels[0] = load8(p);
+    return;
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v + 1 < V; v += 2) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + kLanes * v));
+    channels[v] = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+    channels[v + 1] = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
+  }
+}
+
+template <int V, class T>
+inline void store_channels(T* p, const __m256 (&channels)[V]) {
+  for (int v = 0; v < V; v++) store8(p + kLanes * v, channels[v]);
+}
+template <int V>
+inline void store_channels(BFloat16Bits* p, const __m256 (&channels)[V]) {
+  if (V == 1) return store8(p, channels[0]);
+  for (int v = 0; v + 1 < V; v += 2) {
+    const __m256 low = _mm256_unpacklo_ps(channels[v], channels[v + 1]);
+    const __m256 high = _mm256_unpackhi_ps(channels[v], channels[v + 1]);
+    store8(p + kLanes * v, _mm256_permute2f128_ps(low, high, 0x20));
+    store8(p + kLanes * (v + 1), _mm256_permute2f128_ps(low, high, 0x31));
+  }
+}
+
 inline __m256i first_lanes(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -107,10 +144,11 @@ inline __m128 sums_of(__m256 a, __m256 b, __m256 c, __m256 d) {
   return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 
-// e^x for x <= 0 to 2 units in the last place; below -87 a number near the smallest normal one; NaN stays NaN.
+// e^x for x <= 0 to 2 units in the last place; 0 below -87 (denormal numbers are slow); NaN stays NaN.
 // 2^n by the exponent's bits, the rest by the Taylor-like polynomial of Cephes (S. Moshier, public domain).
 inline __m256 exp_of(__m256 x) {
-  x = _mm256_max_ps(_mm256_set1_ps(-87.3f), _mm256_min_ps(_mm256_set1_ps(0.f), x));  // this order keeps NaN
+  const __m256 not_tiny = _mm256_cmp_ps(x, _mm256_set1_ps(-87.f), _CMP_NLT_UQ);
+  x = _mm256_max_ps(_mm256_set1_ps(-87.f), x);  // this order keeps NaN
   const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
@@ -120,7 +158,7 @@ inline __m256 exp_of(__m256 x) {
     y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(c));
   y = _mm256_fmadd_ps(y, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1.f)));
   const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  return _mm256_mul_ps(y, _mm256_castsi256_ps(power));
+  return _mm256_and_ps(_mm256_mul_ps(y, _mm256_castsi256_ps(power)), not_tiny);
 }
 
 // Rows 0..7 of four numbers each -> the four columns.

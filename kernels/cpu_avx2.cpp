@@ -14,11 +14,16 @@
 
 #include "avx2_math.h"
 
+// the compiler thinks these too long, but what they share with their neighbours is worth more than their length
+#define GDSEG_INLINE __attribute__((always_inline)) inline
+
 namespace gdseg {
 namespace {
 
 constexpr int kMaxPoints = 128;           // levels * points; more go to the portable path
 constexpr int64_t kMaxTokens = 1 << 24;   // token numbers are computed in float32, exact up to here
+constexpr int64_t kCacheLine = 64;
+constexpr int64_t kQueriesAhead = 6;      // whose rows are fetched early
 constexpr int64_t kSamplesForACopy = 8;   // samples a pixel from which copying the head pays
 
 // The level of each point, spelled out so that 8 points are one load.
@@ -120,7 +125,7 @@ inline void place_corner(Samples& s, int corner, int k, __m256 token, __m256 ins
 }
 
 // Corners and shares of points k..k+7 at the given pixel coordinates.
-inline void place(Samples& s, const PointLevels& levels, int k, Pairs pixel, __m256 outside) {
+GDSEG_INLINE void place(Samples& s, const PointLevels& levels, int k, Pairs pixel, __m256 outside) {
   const __m256 width = _mm256_load_ps(levels.width + k), one = _mm256_set1_ps(1.f);
   const Axis x = axis_of(pixel.x, width), y = axis_of(pixel.y, _mm256_load_ps(levels.height + k));
   const __m256 attention = _mm256_load_ps(s.attention + k);
@@ -145,7 +150,7 @@ inline int points_of(const Task& task) {
 }
 
 template <class T, int K>
-inline void read_fused(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+GDSEG_INLINE void read_fused(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
   const int count = points_of<K>(task);
   const int64_t row = row_of(task, part, query) * count;
   const T* offsets = static_cast<const T*>(task.places) + row * 2;
@@ -169,7 +174,7 @@ inline __m256 pixel_of(__m256 location, __m256 length) {
 }
 
 template <int K>
-inline void read_plain(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+GDSEG_INLINE void read_plain(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
   const int count = points_of<K>(task);
   const int64_t row = row_of(task, part, query) * count;
   const float* locations = static_cast<const float*>(task.places) + row * 2;
@@ -184,8 +189,18 @@ inline void read_plain(const Task& task, const Part& part, int64_t query, const 
   }
 }
 
+// One head's rows lie a page apart or nearly so: too far for the processor to see the pattern. Reading past the
+// end is allowed to a prefetch.
+inline void prefetch_row(const void* tensor, int64_t row, int64_t bytes) {
+  const char* at = static_cast<const char*>(tensor) + row * bytes;
+  for (int64_t i = 0; i < bytes; i += kCacheLine) _mm_prefetch(at + i, _MM_HINT_T0);
+}
+
 template <class T, int K>
-inline void read_samples(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+GDSEG_INLINE void read_samples(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+  const int64_t size = task.fused ? sizeof(T) : sizeof(float), ahead = row_of(task, part, query + kQueriesAhead);
+  prefetch_row(task.places, ahead, points_of<K>(task) * 2 * size);
+  prefetch_row(task.weights, ahead, points_of<K>(task) * size);
   if (task.fused)
     read_fused<T, K>(task, part, query, levels, s);
   else
@@ -210,10 +225,10 @@ Head<T> head_in_place(const Task& task, const Part& part) {
 
 bool copy_pays(const Task& task) { return task.Q * task.points() * 4 >= kSamplesForACopy * task.S; }
 
-template <class T, bool kDense>
+template <class T, int D, bool kDense>
 inline const T* pixel_at(const Head<T>& head, int32_t token, int64_t tokens) {
-  alignas(64) static const T kZeros[64] = {};
-  if (kDense) return head.value + token * head.stride;
+  alignas(64) static const T kZeros[D] = {};
+  if (kDense) return head.value + static_cast<int64_t>(token) * D;
   return token == tokens ? kZeros : head.value + token * head.stride;
 }
 
@@ -226,13 +241,16 @@ inline void gather(const Task& task, const Head<T>& head, const Samples& s, T* o
   for (int k = 0; k < count; k++) {
 #pragma GCC unroll 4
     for (int c = 0; c < 4; c++) {
-      const T* pixel = pixel_at<T, kDense>(head, s.token[c][k], task.S);
+      const T* pixel = pixel_at<T, V * kLanes, kDense>(head, s.token[c][k], task.S);
       const __m256 share = _mm256_broadcast_ss(s.share[c] + k);
+      __m256 channels[V];
+      load_channels<V>(pixel, channels);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; v++) sum[c & 1][v] = _mm256_fmadd_ps(share, load8(pixel + kLanes * v), sum[c & 1][v]);
+      for (int v = 0; v < V; v++) sum[c & 1][v] = _mm256_fmadd_ps(share, channels[v], sum[c & 1][v]);
     }
   }
-  for (int v = 0; v < V; v++) store8(out + kLanes * v, _mm256_add_ps(sum[0][v], sum[1][v]));
+  for (int v = 0; v < V; v++) sum[0][v] = _mm256_add_ps(sum[0][v], sum[1][v]);
+  store_channels<V>(out, sum[0]);
 }
 
 template <class T, int V, int K>
@@ -240,7 +258,6 @@ void forward(const Task& task, const Part& part, void* scratch) {
   const PointLevels levels = point_levels(task);
   Head<T> head = head_in_place<T>(task, part);
   if (copy_pays(task)) head = dense_head<T>(task, part, static_cast<T*>(scratch));
-  head.stride = head.dense ? V * kLanes : head.stride;
   Samples samples;
   for (int64_t q = part.first_query; q < part.end_query; q++) {
     read_samples<T, K>(task, part, q, levels, samples);
@@ -341,28 +358,28 @@ inline void write_logits(const Task& task, int64_t row, const Samples& s, const 
 }
 
 // One query: products with its pixels into g.product, its share of their gradients onto grad_value [S + 1, D].
-template <class T, int V, bool kPlaces, bool kValue>
-inline void spread(const Head<T>& head, const T* grad, const Samples& s, int first, int end, PointGradients& g,
-                   float* grad_value) {
-  constexpr int D = V * kLanes;
+template <class T, int V, bool kPlaces, bool kValue, bool kDense>
+inline void spread(const Head<T>& head, const T* grad, const Samples& s, int first, int end, int64_t tokens,
+                   PointGradients& g, float* grad_value) {
   __m256 arriving[V];
-  for (int v = 0; v < V; v++) arriving[v] = load8(grad + kLanes * v);
+  load_channels<V>(grad, arriving);
   for (int k = first; k < end; k++) {
     __m256 product[4];
 #pragma GCC unroll 4
     for (int c = 0; c < 4; c++) {
-      const int64_t place = static_cast<int64_t>(s.token[c][k]) * D;
+      const int32_t token = s.token[c][k];
       if (kPlaces) {
-        product[c] = _mm256_mul_ps(arriving[0], load8(head.value + place));
+        __m256 channels[V];
+        load_channels<V>(pixel_at<T, V * kLanes, kDense>(head, token, tokens), channels);
+        product[c] = _mm256_mul_ps(arriving[0], channels[0]);
 #pragma GCC unroll 8
-        for (int v = 1; v < V; v++)
-          product[c] = _mm256_fmadd_ps(arriving[v], load8(head.value + place + kLanes * v), product[c]);
+        for (int v = 1; v < V; v++) product[c] = _mm256_fmadd_ps(arriving[v], channels[v], product[c]);
       }
       if (kValue) {
         const __m256 share = _mm256_broadcast_ss(s.share[c] + k);
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) {
-          float* sum = grad_value + place + kLanes * v;
+          float* sum = grad_value + (static_cast<int64_t>(token) * V + v) * kLanes;
           _mm256_storeu_ps(sum, _mm256_fmadd_ps(share, arriving[v], _mm256_loadu_ps(sum)));
         }
       }
@@ -386,8 +403,11 @@ void write_value(const Task& task, const Part& part, const float* grad_value) {
   const int64_t stride = task.M * D;
   T* to = static_cast<T*>(task.grad_value) + part.image * task.S * stride + part.head * D;
   const Rows rows = rows_of(task, part);
-  for (int64_t s = rows.first; s < rows.end; s++)
-    for (int v = 0; v < V; v++) store8(to + s * stride + kLanes * v, load8(grad_value + s * D + kLanes * v));
+  for (int64_t s = rows.first; s < rows.end; s++) {
+    __m256 channels[V];
+    for (int v = 0; v < V; v++) channels[v] = load8(grad_value + s * D + kLanes * v);
+    store_channels<V>(to + s * stride, channels);
+  }
 }
 
 template <class T, int V, int K, bool kPlaces, bool kValue>
@@ -395,8 +415,8 @@ void backward_part(const Task& task, const Part& part, void* scratch) {
   constexpr int D = V * kLanes;
   const PointLevels levels = point_levels(task);
   float* grad_value = static_cast<float*>(scratch);
-  Head<T> head{nullptr, D, true};
-  if (kPlaces) head = dense_head<T>(task, part, reinterpret_cast<T*>(grad_value + (task.S + 1) * D));
+  Head<T> head = head_in_place<T>(task, part);
+  if (kPlaces && copy_pays(task)) head = dense_head<T>(task, part, reinterpret_cast<T*>(grad_value + (task.S + 1) * D));
   if (kValue) {
     const Rows rows = rows_of(task, part);
     std::memset(grad_value + rows.first * D, 0, (rows.end - rows.first) * D * sizeof(float));
@@ -410,8 +430,12 @@ void backward_part(const Task& task, const Part& part, void* scratch) {
   for (int64_t q = part.first_query; q < part.end_query; q++) {
     const int64_t row = row_of(task, part, q);
     read_samples<T, K>(task, part, q, levels, samples);
-    spread<T, V, kPlaces, kValue>(head, static_cast<const T*>(task.grad) + row * D, samples, first, end, points,
-                                  grad_value);
+    const T* grad = static_cast<const T*>(task.grad) + row * D;
+    prefetch_row(task.grad, row_of(task, part, q + kQueriesAhead), D * sizeof(T));
+    if (head.dense)
+      spread<T, V, kPlaces, kValue, true>(head, grad, samples, first, end, task.S, points, grad_value);
+    else
+      spread<T, V, kPlaces, kValue, false>(head, grad, samples, first, end, task.S, points, grad_value);
     if (!kPlaces) continue;
     finish_points(count, samples, points);
     if (task.fused) {
@@ -467,8 +491,8 @@ void run_backward(const Task& task, const Part& part, void* scratch) { run(task,
 
 int64_t scratch_bytes(const Task& task, bool backward) {
   const int64_t numbers = (task.S + 1) * task.D, size = task.dtype == Dtype::kFloat32 ? 4 : 2;
-  if (backward) return numbers * (size + static_cast<int64_t>(sizeof(float)));
-  return copy_pays(task) ? numbers * size : 0;
+  const int64_t copy = copy_pays(task) ? numbers * size : 0;
+  return copy + (backward ? numbers * static_cast<int64_t>(sizeof(float)) : 0);
 }
 
 }  // namespace
