@@ -1,7 +1,7 @@
 // The deterministic gradient of value: sums of 64-bit whole numbers, which do not depend on their order.
 // Their unit is a power of two, chosen so that even all contributions at one pixel stay below 2^62:
 //   |contribution| <= max|grad| * max|weight|, at most Q * L * P of them for a pixel.
-// Each contribution is thus rounded by at most max|grad| * max|weight| * Q * L * P * 2^-61: with 18,071 queries and 16
+// Each contribution is thus rounded by at most max|grad| * max|weight| * Q * L * P * 2^-60: with 18,071 queries and 16
 // samples 2^-42 of the largest possible contribution. A non-finite contribution makes the whole gradient NaN, so
 // that a gradient scaler sees it.
 #pragma once
@@ -14,15 +14,16 @@ constexpr int kNoExponent = 2048;  // added to exponents, so that 0 means "only 
 
 template <class R>
 struct FixedPoint {
-    long long* sums;
-  int* state;       // zeros at the start: exponents of the largest gradient and weight (x < 2^exponent), non-finite seen
+  long long* sums;
+  int* state;       // zeros at the start: exponents of the largest gradient and weight (x < 2^exponent), broken
   int count_bits;   // the contributions to one pixel are fewer than 2^count_bits
   bool is_softmax;  // the weights are at most 1 and were not looked at
 
   __device__ __forceinline__ int unit_exponent() const {
     const int weight = is_softmax ? 1 : state[1] - kNoExponent;
     const int bound = state[0] - kNoExponent + weight + count_bits;
-    return max(bound - 62, sizeof(R) == 4 ? -126 : -1000);  // 2^-exponent is a number too
+    const int limit = sizeof(R) == 4 ? 126 : 1000;  // 2^-exponent must be a number too
+    return min(max(bound - 62, -limit), limit);
   }
 };
 
@@ -33,11 +34,11 @@ __device__ __forceinline__ void add_fixed(long long* to, R x, R per_unit, int* i
   if (fabs(scaled) < R(9.2e18)) {
     atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(llrint(scaled)));
   } else {
-    *is_broken = 1;
+    *is_broken = 1;  // not finite
   }
 }
 
-// state = max(state, exponent of the largest finite |x|); the grid strides over the values. G = 32: whole warps.
+// state = max(state, exponent of the largest finite |x|); the grid strides over the values.
 template <class T>
 __global__ void __launch_bounds__(256) largest_exponent_kernel(const T* values, int64_t count, int* state) {
   int exponent = 0;

@@ -35,7 +35,8 @@ constexpr int kBlocks = sizeof(T) == 8 ? 2 : 4;
 
 // out [N, Q, M * D]. V channels a lane, G lanes a group; Channels = D where it is known (a multiple of G * V), else 0.
 template <class T, int V, int G, int Channels, bool Fused>
-__global__ void __launch_bounds__(kMaxThreads, kBlocks<T>) forward_kernel(const __grid_constant__ Problem<T> p, T* out) {
+__global__ void __launch_bounds__(kMaxThreads, kBlocks<T>)
+    forward_kernel(const __grid_constant__ Problem<T> p, T* out) {
   __shared__ int4 tokens[kMaxThreads];
   __shared__ Real4<T> weights[kMaxThreads];
   const Exchange<G, T> exchange{tokens, weights};

@@ -168,8 +168,8 @@ __device__ __forceinline__ R group_max(R x) {
   return x;
 }
 
-// Sums of table[j][c] over the lanes of a group: lane i gets those of row i % Rows, in table[0]. Each step hands half of
-// the rows to the partner, which takes about a third of the shuffles of Rows * 4 separate sums.
+// Sums of table[j][c] over the lanes of a group: lane i gets those of row i % Rows, in table[0]. Each step hands half
+// of the rows to the partner, which takes far fewer shuffles than Rows * 4 separate sums.
 template <int G, int Rows, class R>
 __device__ __forceinline__ void group_transpose_sum(R (&table)[Rows][4], int lane) {
 #pragma unroll

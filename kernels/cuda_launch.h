@@ -1,5 +1,7 @@
-// Which instance of a kernel runs, and over how many blocks. `Device` has launch(kernel, blocks, threads, arguments...):
-// a GPU's stream in ms_deform_attn.cu, a CPU in tests/kernels/cuda_emulation.cpp.
+// Which instance of a kernel runs, and over how many blocks.
+//
+// `Device` has launch(kernel, blocks, threads, arguments...): a GPU's stream in cuda_device.h, a CPU in
+// tests/kernels/cuda_emulation.cpp.
 #pragma once
 
 #include <algorithm>

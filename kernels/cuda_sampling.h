@@ -101,14 +101,14 @@ __device__ __forceinline__ Softmax<Real<T>> softmax_of_group(const Problem<T>& p
 // One sample of one group. Its corners: left top, right top, left bottom, right bottom.
 template <class R>
 struct Sample {
-  bool is_inside;                // false: it touches no pixel, or its location is not finite; it contributes nothing
-  R share;                       // attention weight
-  R width, height;               // of its level
-  R left, right, top, bottom;    // bilinear weights; 0 for pixels outside the level
-  R x, y;                        // fractional part of its position
+  bool is_inside;              // false: it touches no pixel, or its location is not finite; it contributes nothing
+  R share;                     // attention weight
+  R width, height;             // of its level
+  R x, y;                      // fractional part of its position
+  R left, right, top, bottom;  // bilinear weights; 0 for pixels outside the level
   bool has_left, has_right, has_top, has_bottom;  // pixels inside the level
-  int token[4];                  // corners; one outside the level repeats a neighbour
-  R offset_x, offset_y;          // fused entry: as given
+  int token[4];                                   // corners; one outside the level repeats a neighbour
+  R offset_x, offset_y;                           // fused entry: as given
 };
 
 // Anchor or point of the fused entry.
@@ -207,8 +207,11 @@ struct Group {
   }
   __device__ __forceinline__ int64_t row_of_sample(int k) const { return place.row * p.samples + k; }
   __device__ __forceinline__ R share(int k) const {
-    if constexpr (Fused) return softmax(as_real(p.logits[row_of_sample(k)]));
-    else return p.weights[row_of_sample(k)];
+    if constexpr (Fused) {
+      return softmax(as_real(p.logits[row_of_sample(k)]));
+    } else {
+      return p.weights[row_of_sample(k)];
+    }
   }
   __device__ __forceinline__ Sample<R> sample(int k) const {
     Sample<R> s{};

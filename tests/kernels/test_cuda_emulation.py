@@ -196,6 +196,17 @@ def test_deterministic_gradient_keeps_float32_precision_over_scales(ops, fused):
         assert_close(run(ops, case, True, deterministic=True)[0].double() / scale, expected, 1e-6)
 
 
+@pytest.mark.parametrize("fused", [0, 4])
+def test_deterministic_gradient_does_not_depend_on_the_order_of_queries(ops, fused):
+    case = make_case(torch.float32, 8, fused, queries=23, shared=True)
+    order = torch.randperm(23)
+    expected = run(ops, case, backward=True, deterministic=True)[0]
+    case.places, case.weights, case.grad = case.places[:, order], case.weights[:, order], case.grad[:, order]
+    case.references = case.references[:, order] if fused else None
+    assert torch.equal(run(ops, case, backward=True, deterministic=True)[0], expected)
+    assert not torch.equal(run(ops, case, backward=True)[0], expected)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_deterministic_gradient_tells_that_one_was_not_finite(ops, bad):
     case = make_case(torch.float32, 8, 2)
