@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(256) largest_exponent_kernel(const T* values, 
 // Adds the gradient of value [N, S, M, D] to the sums; `grad` [N, Q, M * D] arrives. The other gradients are the work
 // of backward_kernel. G lanes a group, each with one channel at a time.
 template <class T, int G, bool Fused>
-__global__ void __launch_bounds__(kMaxThreads, kBlocks<T>)
+__global__ void __launch_bounds__(kMaxThreads, kBlocks<T, 1>)
     fixed_value_kernel(const __grid_constant__ Problem<T> p, const T* grad, const FixedPoint<Real<T>> fixed) {
   using R = Real<T>;
   __shared__ int4 tokens[kMaxThreads];

@@ -29,13 +29,13 @@ __device__ __forceinline__ void add_corners(const Pixels<const T>& value, const 
   }
 }
 
-// Blocks that a multiprocessor shall hold: 64 registers a thread, which is what the kernel uses.
-template <class T>
-constexpr int kBlocks = sizeof(T) == 8 ? 2 : 4;
+// Blocks that a multiprocessor shall hold. 4 leave 64 registers a thread, enough for the instances with vector loads.
+template <class T, int V>
+constexpr int kBlocks = sizeof(T) == 8 || V == 1 ? 2 : 4;
 
 // out [N, Q, M * D]. V channels a lane, G lanes a group; Channels = D where it is known (a multiple of G * V), else 0.
 template <class T, int V, int G, int Channels, bool Fused>
-__global__ void __launch_bounds__(kMaxThreads, kBlocks<T>)
+__global__ void __launch_bounds__(kMaxThreads, kBlocks<T, V>)
     forward_kernel(const __grid_constant__ Problem<T> p, T* out) {
   __shared__ int4 tokens[kMaxThreads];
   __shared__ Real4<T> weights[kMaxThreads];

@@ -134,6 +134,12 @@ __device__ __forceinline__ Real2<T> pixels_per_offset(const Problem<T>& p, const
   return {reference.width * p.half_share * sample.width, reference.height * p.half_share * sample.height};
 }
 
+// In grid_sample's order of rounding: on the border of two pixels both take the same side.
+template <class R>
+__device__ __forceinline__ R pixel_of(R location, R length) {
+  return fma((location * 2 - 1) + 1, length * R(0.5), R(-0.5));
+}
+
 // Sample k of a place: all but its share.
 template <bool Fused, class T>
 __device__ __forceinline__ Sample<Real<T>> find_sample(const Problem<T>& p, const Place& place,
@@ -152,8 +158,8 @@ __device__ __forceinline__ Sample<Real<T>> find_sample(const Problem<T>& p, cons
     y = reference.y * s.height + (offset.y * pixels.y - R(0.5));
   } else {
     const Real2<T> location = load_pair(p.locations + (place.row * p.samples + k) * 2);
-    x = location.x * s.width - R(0.5);
-    y = location.y * s.height - R(0.5);
+    x = pixel_of(location.x, s.width);
+    y = pixel_of(location.y, s.height);
   }
   s.is_inside = x > -1 && y > -1 && x < s.width && y < s.height;  // false for NaN
   if (!s.is_inside) return s;

@@ -133,8 +133,9 @@ Tensor fused_forward(const Tensor& value, std::vector<int64_t> shapes, const Ten
   return out;
 }
 
+template <bool Deterministic>
 Gradients backward(const Tensor& grad, const Tensor& value, std::vector<int64_t> shapes, const Tensor& locations,
-                   const Tensor& weights, bool deterministic) {
+                   const Tensor& weights) {
   const Sizes s = check_arguments(value, shapes, locations, weights);
   check_gradient(grad, value, s);
   if (s.nothing_to_sample()) return {zeros_as(value), zeros_as(locations), zeros_as(weights)};
@@ -148,7 +149,7 @@ Gradients backward(const Tensor& grad, const Tensor& value, std::vector<int64_t>
     to.locations = mutable_data<Real<T>>(of_locations);
     to.weights = mutable_data<Real<T>>(of_weights);
     const Problem<T> problem = describe<T>(s, value_ready, locations_ready, weights_ready);
-    return {run_backward<false>(device, problem, grad_ready, value_ready, to, deterministic), of_locations, of_weights};
+    return {run_backward<false>(device, problem, grad_ready, value_ready, to, Deterministic), of_locations, of_weights};
   });
 }
 
@@ -159,9 +160,9 @@ Tensor sum_of_heads(const Tensor& of_heads, const Sizes& s) {
   return torch::stable::unsqueeze(torch::stable::sum(of_heads, images_and_heads), 0);
 }
 
+template <bool Deterministic>
 FusedGradients fused_backward(const Tensor& grad, const Tensor& value, std::vector<int64_t> shapes,
-                              const Tensor& references, const Tensor& offsets, const Tensor& logits,
-                              bool deterministic) {
+                              const Tensor& references, const Tensor& offsets, const Tensor& logits) {
   const Sizes s = check_fused_arguments(value, shapes, references, offsets, logits);
   check_gradient(grad, value, s);
   if (s.nothing_to_sample()) {
@@ -181,7 +182,7 @@ FusedGradients fused_backward(const Tensor& grad, const Tensor& value, std::vect
     to.offsets = mutable_data<T>(of_offsets);
     to.logits = mutable_data<T>(of_logits);
     const Problem<T> problem = describe<T>(s, value_ready, references_ready, offsets_ready, logits_ready);
-    Tensor of_value = run_backward<true>(device, problem, grad_ready, value_ready, to, deterministic);
+    Tensor of_value = run_backward<true>(device, problem, grad_ready, value_ready, to, Deterministic);
     return {of_value, sum_of_heads(of_references, s), of_offsets, of_logits};
   });
 }
@@ -190,10 +191,22 @@ FusedGradients fused_backward(const Tensor& grad, const Tensor& value, std::vect
 }  // namespace gdseg
 
 #ifndef GDSEG_EMULATE_CUDA
+// The Stable ABI does not tell whether torch.use_deterministic_algorithms is on: Python chooses the operator.
+STABLE_TORCH_LIBRARY_FRAGMENT(gdseg, m) {
+  m.def(
+      "ms_deform_attn_backward_deterministic(Tensor grad, Tensor value, SymInt[] shapes, Tensor locations,"
+      " Tensor weights) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "ms_deform_attn_fused_backward_deterministic(Tensor grad, Tensor value, SymInt[] shapes, Tensor references,"
+      " Tensor offsets, Tensor logits) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+
 STABLE_TORCH_LIBRARY_IMPL(gdseg, CUDA, m) {
   m.impl("ms_deform_attn", TORCH_BOX(&gdseg::forward));
-  m.impl("ms_deform_attn_backward", TORCH_BOX(&gdseg::backward));
+  m.impl("ms_deform_attn_backward", TORCH_BOX(&gdseg::backward<false>));
+  m.impl("ms_deform_attn_backward_deterministic", TORCH_BOX(&gdseg::backward<true>));
   m.impl("ms_deform_attn_fused", TORCH_BOX(&gdseg::fused_forward));
-  m.impl("ms_deform_attn_fused_backward", TORCH_BOX(&gdseg::fused_backward));
+  m.impl("ms_deform_attn_fused_backward", TORCH_BOX(&gdseg::fused_backward<false>));
+  m.impl("ms_deform_attn_fused_backward_deterministic", TORCH_BOX(&gdseg::fused_backward<true>));
 }
 #endif

@@ -17,23 +17,29 @@ struct Device {
 
 #include "ms_deform_attn.cu"
 
-// The schemas of kernels/library.cpp.
+// The schemas of kernels/library.cpp and ms_deform_attn.cu.
 STABLE_TORCH_LIBRARY(gdseg_emulated, m) {
   m.def("ms_deform_attn(Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) -> Tensor");
   m.def(
-      "ms_deform_attn_backward(Tensor grad, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights,"
-      " bool deterministic) -> (Tensor, Tensor, Tensor)");
-  m.def(
       "ms_deform_attn_fused(Tensor value, SymInt[] shapes, Tensor references, Tensor offsets, Tensor logits)"
       " -> Tensor");
-  m.def(
-      "ms_deform_attn_fused_backward(Tensor grad, Tensor value, SymInt[] shapes, Tensor references, Tensor offsets,"
-      " Tensor logits, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
+  for (const std::string suffix : {"", "_deterministic"}) {
+    m.def(("ms_deform_attn_backward" + suffix +
+           "(Tensor grad, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights)"
+           " -> (Tensor, Tensor, Tensor)")
+              .c_str());
+    m.def(("ms_deform_attn_fused_backward" + suffix +
+           "(Tensor grad, Tensor value, SymInt[] shapes, Tensor references, Tensor offsets, Tensor logits)"
+           " -> (Tensor, Tensor, Tensor, Tensor)")
+              .c_str());
+  }
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gdseg_emulated, CPU, m) {
   m.impl("ms_deform_attn", TORCH_BOX(&gdseg::forward));
-  m.impl("ms_deform_attn_backward", TORCH_BOX(&gdseg::backward));
+  m.impl("ms_deform_attn_backward", TORCH_BOX(&gdseg::backward<false>));
+  m.impl("ms_deform_attn_backward_deterministic", TORCH_BOX(&gdseg::backward<true>));
   m.impl("ms_deform_attn_fused", TORCH_BOX(&gdseg::fused_forward));
-  m.impl("ms_deform_attn_fused_backward", TORCH_BOX(&gdseg::fused_backward));
+  m.impl("ms_deform_attn_fused_backward", TORCH_BOX(&gdseg::fused_backward<false>));
+  m.impl("ms_deform_attn_fused_backward_deterministic", TORCH_BOX(&gdseg::fused_backward<true>));
 }
