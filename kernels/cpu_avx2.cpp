@@ -23,7 +23,7 @@ namespace {
 constexpr int kMaxPoints = 128;           // levels * points; more go to the portable path
 constexpr int64_t kMaxTokens = 1 << 24;   // token numbers are computed in float32, exact up to here
 constexpr int64_t kCacheLine = 64;
-constexpr int64_t kQueriesAhead = 6;      // whose rows are fetched early
+constexpr int64_t kQueriesAhead = 3;      // whose rows are fetched early
 constexpr int64_t kSamplesForACopy = 8;   // samples a pixel from which copying the head pays
 
 // The level of each point, spelled out so that 8 points are one load.
@@ -262,6 +262,7 @@ void forward(const Task& task, const Part& part, void* scratch) {
   for (int64_t q = part.first_query; q < part.end_query; q++) {
     read_samples<T, K>(task, part, q, levels, samples);
     T* out = static_cast<T*>(task.out) + row_of(task, part, q) * V * kLanes;
+    prefetch_row(task.out, row_of(task, part, q + kQueriesAhead), V * kLanes * sizeof(T));
     if (head.dense)
       gather<T, V, K, true>(task, head, samples, out);
     else
@@ -431,7 +432,10 @@ void backward_part(const Task& task, const Part& part, void* scratch) {
     const int64_t row = row_of(task, part, q);
     read_samples<T, K>(task, part, q, levels, samples);
     const T* grad = static_cast<const T*>(task.grad) + row * D;
-    prefetch_row(task.grad, row_of(task, part, q + kQueriesAhead), D * sizeof(T));
+    const int64_t ahead = row_of(task, part, q + kQueriesAhead);
+    prefetch_row(task.grad, ahead, D * sizeof(T));
+    if (kPlaces) prefetch_row(task.grad_places, ahead, count * 2 * (task.fused ? sizeof(T) : sizeof(float)));
+    if (kPlaces) prefetch_row(task.grad_weights, ahead, count * (task.fused ? sizeof(T) : sizeof(float)));
     if (head.dense)
       spread<T, V, kPlaces, kValue, true>(head, grad, samples, first, end, task.S, points, grad_value);
     else
