@@ -16,6 +16,7 @@ from gdseg.recipe import Recipe
 from gdseg.train.convert.classes import classes_of
 from gdseg.train.convert.families import LICENSES, family_of, one_network
 from gdseg.train.convert.identify import identify
+from gdseg.train.convert.names import modern_name
 from gdseg.train.convert.report import Report
 from gdseg.train.convert.tensors import StateDict, from_official, to_official
 
@@ -32,10 +33,12 @@ def convert_state_dict(
     ensemble. The result loads strictly. Tensors may be on the meta device. Raises CheckpointError for
     anything unexplained.
     """
-    report = Report(family_of(state_dict))
-    tensors, report.role = one_network(state_dict, role)
+    tensors = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    report = Report(family_of(tensors))
+    tensors, report.role = one_network(tensors, role)
     report.license = LICENSES[report.family]
-    recipe = identify({name: tuple(t.shape) for name, t in tensors.items()}, options, report)
+    shapes = {modern_name(name): tuple(tensor.shape) for name, tensor in tensors.items()}
+    recipe = identify(shapes, options, report)
     converted = from_official(tensors, recipe, report)
     report.classes, report.category_ids = classes_of(report.dataset, report.num_classes)
     return recipe, converted, report

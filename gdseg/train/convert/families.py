@@ -42,20 +42,19 @@ def one_network(tensors: Mapping[str, Tensor], role: str | None) -> tuple[dict[s
 
     role None: the teacher, which is what stage 1 trains and what predicts best. Raises CheckpointError.
     """
-    plain = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     roles = [
         r
         for r, prefix in (("teacher", TEACHER), ("student", STUDENT))
-        if any(n.startswith(prefix) for n in plain)
+        if any(n.startswith(prefix) for n in tensors)
     ]
     if not roles:
         if role is not None:
             raise CheckpointError(
                 f"holds one network, not an ensemble with a {role}", hint="leave --role out"
             )
-        return plain, ""
+        return dict(tensors), ""
     chosen = role or roles[0]
     if chosen not in roles:
         raise CheckpointError(f"an ensemble without a {chosen}", hint=f"--role {roles[0]}")
     prefix = TEACHER if chosen == "teacher" else STUDENT
-    return {n.removeprefix(prefix): tensor for n, tensor in plain.items() if n.startswith(prefix)}, chosen
+    return {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}, chosen

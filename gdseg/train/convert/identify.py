@@ -62,7 +62,8 @@ def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Re
     keys = {**given, **told}
     keys.pop("files", None)
     report.num_classes = int(keys.pop("num_classes"))
-    report.dataset = str(keys.pop("dataset", "")) if report.num_classes == given.get("num_classes") else ""
+    dataset = str(keys.pop("dataset", ""))
+    report.dataset = dataset if report.num_classes == given.get("num_classes") else ""
     return recipe_of(keys)
 
 

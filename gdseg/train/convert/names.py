@@ -91,6 +91,14 @@ def old_names(name: str) -> list[str]:
     return renamed + short
 
 
+def modern_name(name: str) -> str:
+    """Today's spelling of an official name."""
+    for new, old in _OLD_NAMES.items():
+        name = name.replace(old, new)
+    short = name.startswith("sem_seg_head.") and not name.startswith((PIXEL, PREDICTOR))
+    return name.replace("sem_seg_head.", PIXEL) if short else name
+
+
 def _fpn_steps(recipe: Recipe) -> int:
     """How many FPN steps lead to stride 4.
 

@@ -33,7 +33,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError("no such file", path)
     try:
         stored = _read(path)
-    except CheckpointError:
+    except CheckpointError as error:
+        error.where = str(path)
         raise
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|global)[: ]+`?([\w.]+)", str(error))
@@ -79,7 +80,7 @@ def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(np.array(value, order="C"))
     return None
 
 

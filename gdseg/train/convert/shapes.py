@@ -118,11 +118,7 @@ def _pixel_decoder(shapes: Shapes) -> dict[str, Any]:
 
 
 def _mask2former(shapes: Shapes) -> dict[str, Any]:
-    queries = next(
-        shapes[name]
-        for name in (PREDICTOR + "query_feat.weight", PREDICTOR + "static_query.weight", "")
-        if name in shapes or not name
-    )
+    queries = shapes[PREDICTOR + "query_feat.weight"]
     return {
         "decoder.kind": "mask2former",
         "decoder.queries": queries[0],

@@ -59,6 +59,7 @@ def from_official(tensors: Mapping[str, Tensor], recipe: Recipe, report: Report)
         tensor = tensors[found[0]]
         if tensor.shape != own.shape:
             faults.append(f"{found[0]} is {list(tensor.shape)}, the model's {list(own.shape)}")
+            report.mapped |= dict.fromkeys(found, key)
             continue
         faults += [
             f"{copy} differs from {found[0]}, one tensor in the model" for copy in _unlike(tensors, found)
