@@ -28,10 +28,15 @@ class Data:
     """Where images and labels are, and which share of the labels is used."""
 
     root: str = key("shapes", "folder of the data set; 'shapes' is the built-in one, made on first use")
-    train: str | None = key(None, "COCO json of the training images, relative to root; null: looked for")
+    format: str = key("auto", "auto (looked at), coco (instances), coco_panoptic, semantic (folders of label maps), ade20k, cityscapes", choices=["auto", "coco", "coco_panoptic", "semantic", "ade20k", "cityscapes"])
+    train: str | None = key(None, "labels of the training images, relative to root: COCO json (instances, panoptic) or folder of label maps; null: looked for")
     train_images: str | None = key(None, "folder of the training images; null: looked for")
-    val: str | None = key(None, "COCO json of the validation images; null: looked for; none: train without evaluating")
+    train_maps: str | None = key(None, "coco_panoptic: folder of the training PNGs; null: looked for")
+    val: str | None = key(None, "labels of the validation images, as train; null: looked for; none: train without evaluating")
     val_images: str | None = key(None, "folder of the validation images; null: looked for")
+    val_maps: str | None = key(None, "coco_panoptic: folder of the validation PNGs; null: looked for")
+    classes: str | None = key(None, "semantic: file with the classes, one name a line (the first is 0), or a json list of id, name, color; null: classes.json or classes.txt in root")
+    ignore_label: int = key(255, "semantic: value of pixels that are of no class", low=0)
     unlabelled: list[str] = key([], "folders of unlabelled images, besides the training images outside the split")
     unlabelled_has_labelled: bool = key(True, "labelled images are also used as unlabelled ones, as in the paper")
     ratio: float = key(1.0, "share of the training images whose labels are used", above=0.0, high=1.0)
@@ -195,7 +200,7 @@ class Train:
     log_every: int = key(20, "steps between log lines", low=1)
     eval_every: int = key(5000, "steps between evaluations; 0: only at the end", low=0)
     save_every: int = key(5000, "steps between checkpoints; 0: only at the end", low=0)
-    best: str = key("mask_ap", "metric that chooses the best checkpoint", choices=["mask_ap", "mask_ap50", "box_ap", "box_ap50"])
+    best: str = key("auto", "metric that chooses the best checkpoint; auto: mask_ap, pq or miou by task", choices=["auto", "mask_ap", "mask_ap50", "box_ap", "box_ap50", "pq", "pq_things", "pq_stuff", "miou"])
     tensorboard: bool = key(False, "also write TensorBoard events (pip install gdseg[tensorboard])")
 
 
@@ -243,3 +248,9 @@ class Recipe:
     def softmax_classes(self) -> bool:
         """Whether class scores are a softmax over C + 1 logits (else C sigmoids)."""
         return self.decoder.kind == "mask2former" or self.decoder.class_loss == "softmax"
+
+    @property
+    def best_metric(self) -> str:
+        """The metric that chooses the best checkpoint."""
+        main = {"instance": "mask_ap", "panoptic": "pq", "semantic": "miou"}
+        return main[self.task] if self.train.best == "auto" else self.train.best

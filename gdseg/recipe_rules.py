@@ -55,5 +55,6 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield f"distill.unlabelled_batch_size must divide by train.accumulate ({train.accumulate})"
     if distill.ignore_threshold and distill.ignore_threshold > distill.class_threshold:
         yield "distill.ignore_threshold must not exceed distill.class_threshold"
-    if train.best.startswith("box") and recipe.task != "instance":
-        yield f"train.best: {train.best} needs task: instance"
+    measured = {"instance": ("mask", "box"), "panoptic": ("pq",), "semantic": ("miou",)}[recipe.task]
+    if train.best != "auto" and not train.best.startswith(measured):
+        yield f"train.best: {train.best} is not measured for task: {recipe.task}; use auto"

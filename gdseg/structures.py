@@ -8,10 +8,10 @@ K class logits, C channels, H W pixels, h w mask pixels (stride 4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,35 @@ from torch import Tensor
 from gdseg.errors import MachineError
 
 
+class Code(NamedTuple):
+    """What a value in a label map means: a label, thing or stuff, one object or a crowd of them."""
+
+    label: int
+    is_thing: bool
+    is_crowd: bool = False
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """An image file of the image's own size whose values say what each pixel is (data/label_maps.py).
+
+    A value is that of the only channel, or red + 256 green + 65536 blue. `codes` says what values mean;
+    None: each record's annotations do (COCO panoptic). `void` values are of no class; None: all that have
+    no meaning are. Other values are faults.
+    """
+
+    path: Path
+    codes: Mapping[int, Code] | None = None
+    void: frozenset[int] | None = None
+
+
 @dataclass(frozen=True)
 class Record:
     """One image on disk and what is known about it, before any pixel is read.
 
     `annotations` are COCO-style dicts whose `label` (0..C-1) was added and whose segmentation was
-    checked; None means unlabelled, an empty tuple means labelled and empty.
+    checked; None means unlabelled, an empty tuple means labelled and empty. With a `label_map` they are
+    COCO panoptic segments, or nothing where the map alone says what the image holds.
     """
 
     image_id: int | str
@@ -33,6 +56,7 @@ class Record:
     height: int | None = None
     width: int | None = None
     annotations: tuple[dict[str, Any], ...] | None = None
+    label_map: LabelMap | None = None
 
 
 @dataclass

@@ -24,13 +24,15 @@ RECIPE_KEYS = {
     "precision": "train.precision",
     "seed": "seed",
 }
+PLACES = ("train", "train_images", "train_maps", "val", "val_images", "val_maps", "classes")
 # (flag's key, key it resets, value): a split replaces a ratio, other data is looked through anew,
 # and the ignore band below a threshold has no meaning for another threshold
 IMPLIED = [
     ("data.split", "data.ratio", "1.0"),
     ("data.ratio", "data.split", "null"),
     ("distill.class_threshold", "distill.ignore_threshold", "0"),
-    *(("data.root", f"data.{part}", "null") for part in ("train", "train_images", "val", "val_images")),
+    ("data.root", "data.format", "auto"),
+    *(("data.root", f"data.{name}", "null") for name in PLACES),
 ]
 # What may differ when a run goes on; anything else would make it another run.
 RESUMABLE = ("data.root", "data.workers", "train.log_every", "train.eval_every", "train.save_every")

@@ -11,8 +11,17 @@ import torch
 from torch import Tensor
 
 from gdseg.data.colour import apply_colour, draw_ssd, strong_view
-from gdseg.data.geometry import Geometry, as_masks, draw_geometry, test_geometry, warp_image, warp_mask
+from gdseg.data.geometry import (
+    Geometry,
+    as_masks,
+    draw_geometry,
+    test_geometry,
+    warp_image,
+    warp_mask,
+    warp_values,
+)
 from gdseg.data.images import read_image
+from gdseg.data.label_maps import Regions, read_regions
 from gdseg.errors import DataError
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.recipe import Recipe
@@ -31,7 +40,7 @@ def train_sample(record: Record, recipe: Recipe, rng: np.random.Generator, *, st
     if recipe.augment.weak_colour:
         weak = apply_colour(weak, draw_ssd(rng))
     strong_image = strong_view(weak, recipe.augment, rng) if strong else None
-    return Sample(record.image_id, weak, size, build_targets(record, geometry), strong_image)
+    return Sample(record.image_id, weak, size, build_targets(record, geometry, recipe.task), strong_image)
 
 
 def eval_sample(record: Record, recipe: Recipe) -> Sample:
@@ -55,13 +64,16 @@ def read_record(record: Record, in_channels: int) -> Tensor:
     return image
 
 
-def build_targets(record: Record, geometry: Geometry) -> Targets | None:
-    """The record's annotations on the geometry's canvas; None if it is unlabelled.
+def build_targets(record: Record, geometry: Geometry, task: str = "instance") -> Targets | None:
+    """The record's labels on the geometry's canvas; None if it is unlabelled.
 
-    Objects without a pixel left are gone. Crowds are no instances: their pixels are ignored.
+    Objects without a pixel left are gone. Crowds are no instances: their pixels are ignored, as are those
+    of a label map that are of no class (`read_regions` says what a task makes of a map).
     """
     if record.annotations is None:
         return None
+    if record.label_map is not None:
+        return _map_targets(read_regions(record, task), geometry)
     things = [a for a in record.annotations if not a["iscrowd"]]
     crowds = [a for a in record.annotations if a["iscrowd"]]
     masks = as_masks([warp_mask(a, geometry) for a in things], geometry.canvas)
@@ -71,3 +83,17 @@ def build_targets(record: Record, geometry: Geometry) -> Targets | None:
     masks, labels, boxes = masks[keep], labels[keep], boxes[keep]
     ignore = as_masks([warp_mask(a, geometry) for a in crowds], geometry.canvas).any(0) if crowds else None
     return Targets(labels, masks, boxes, torch.ones(len(labels)), ignore)
+
+
+def _map_targets(regions: Regions, geometry: Geometry) -> Targets:
+    """A mask for each segment that is no crowd; the canvas around the image is background."""
+    place = torch.from_numpy(warp_values(regions.place, geometry, outside=-2))
+    crowds = torch.tensor([segment.is_crowd for segment in regions.segments], dtype=torch.bool)
+    there = torch.tensor([i for i in place.unique().tolist() if i >= 0 and not crowds[i]], dtype=torch.int64)
+    masks = place == there[:, None, None]
+    ignore = (place == -1) if regions.void else torch.zeros_like(place, dtype=torch.bool)
+    if crowds.any():
+        ignore |= (place >= 0) & crowds[place.clamp(min=0).long()]
+    labels = torch.tensor([regions.segments[i].label for i in there.tolist()], dtype=torch.int64)
+    boxes = masks_to_boxes_cxcywh(masks)
+    return Targets(labels, masks, boxes, torch.ones(len(labels)), ignore if ignore.any() else None)

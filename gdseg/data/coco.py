@@ -8,11 +8,11 @@ refused with one DataError that counts them. Called by data/dataset.py and data/
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gdseg.data.part import ClassInfo, Colour, Fault, Part
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, check_polygons, check_rle, shorten
 from gdseg.errors import DataError
 from gdseg.structures import Record
@@ -20,63 +20,24 @@ from gdseg.structures import Record
 TOLERANCE = 2.0  # pixels by which polygons and boxes may leave the image: annotation tools round
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One thing wrong in a data set. `kind` groups faults; harmless ones are repaired or left out."""
-
-    kind: str
-    text: str
-    image_id: int | str | None = None
-    annotation_id: int | str | None = None
-    harmless: bool = False
-
-    def __str__(self) -> str:
-        """Kind, where, what."""
-        places = [("image", self.image_id), ("annotation", self.annotation_id)]
-        where = ", ".join(f"{name} {shorten(value)}" for name, value in places if value is not None)
-        return f"{self.kind}: {where + ': ' if where else ''}{self.text}"
-
-
-@dataclass
-class CocoFile:
-    """What one annotation file holds. `classes[label]` and `category_ids[label]` go by label."""
-
-    path: Path
-    records: list[Record]
-    classes: list[str]
-    category_ids: list[int]
-    faults: list[Fault] = field(default_factory=list)
-
-
-def load_coco(path: Path, images: Path, root: Path | None = None) -> CocoFile:
+def load_coco(path: Path, images: Path, root: Path | None = None) -> Part:
     """Read and check a COCO instance json whose images lie in the folder `images` of the data set `root`.
 
     Raises DataError: the file is not COCO, or holds faults that would make training wrong.
     """
-    content = read_coco(path, images)
-    serious = [fault for fault in content.faults if not fault.harmless]
-    if serious:
-        kinds = Counter(fault.kind for fault in serious)
-        counts = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
-        hint = f"run 'gdseg data inspect {root or path.parent.parent}' for all of them"
-        raise DataError(f"{counts}; first: {serious[0]}", path, hint)
-    return content
+    return read_coco(path, images).without_faults(root or path.parent.parent)
 
 
-def read_coco(path: Path, images: Path) -> CocoFile:
+def read_coco(path: Path, images: Path) -> Part:
     """As `load_coco`, but returns the faults and leaves out what they touch. Raises DataError if not COCO."""
     content = read_json(path)
     faults: list[Fault] = []
-    names = _categories(content["categories"], faults)
-    category_ids = sorted(names)
-    records = _images(content["images"], images, faults)
-    found = _annotations(content["annotations"], records, {c: i for i, c in enumerate(category_ids)}, faults)
-    return CocoFile(
-        path,
-        [replace(record, annotations=tuple(found.get(i, ()))) for i, record in records.items()],
-        [names[category_id] for category_id in category_ids],
-        category_ids,
-        faults,
+    table = read_categories(content["categories"], faults)
+    labels = {c.id: label for label, c in enumerate(table)}
+    records = read_images(content["images"], images, faults)
+    found = _annotations(content["annotations"], records, labels, faults)
+    return Part(
+        path, [replace(r, annotations=tuple(found.get(i, ()))) for i, r in records.items()], table, faults
     )
 
 
@@ -101,12 +62,14 @@ def read_json(path: Path) -> dict[str, list[Any]]:
     return content
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Whether json gave a number or a word, as ids are."""
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _categories(items: list[Any], faults: list[Fault]) -> dict[int, str]:
-    names: dict[int, str] = {}
+def read_categories(items: list[Any], faults: list[Fault]) -> list[ClassInfo]:
+    """The json's categories in the order of their ids; those without "isthing" are things."""
+    found: dict[int, ClassInfo] = {}
     for item in items:
         if (
             not isinstance(item, dict)
@@ -114,14 +77,23 @@ def _categories(items: list[Any], faults: list[Fault]) -> dict[int, str]:
             or not isinstance(item.get("name"), str)
         ):
             faults.append(Fault("bad category", f"expected an integer id and a name, found {shorten(item)}"))
-        elif item["id"] in names:
+        elif item["id"] in found:
             faults.append(Fault("duplicate category id", shorten(item["id"])))
         else:
-            names[item["id"]] = item["name"]
-    return names
+            is_thing = bool(item.get("isthing", 1))
+            found[item["id"]] = ClassInfo(item["id"], item["name"], is_thing, read_colour(item.get("color")))
+    return [found[category_id] for category_id in sorted(found)]
 
 
-def _images(items: list[Any], folder: Path, faults: list[Fault]) -> dict[int | str, Record]:
+def read_colour(value: Any) -> Colour | None:
+    """(red, green, blue) of a list of three numbers in 0..255, else None."""
+    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
+        return value[0], value[1], value[2]
+    return None
+
+
+def read_images(items: list[Any], folder: Path, faults: list[Fault]) -> dict[int | str, Record]:
+    """A record without annotations for each image of the json, by its id."""
     records: dict[int | str, Record] = {}
     for item in items:
         fault = _image_fault(item, folder)
@@ -136,7 +108,7 @@ def _images(items: list[Any], folder: Path, faults: list[Fault]) -> dict[int | s
 
 
 def _image_fault(item: Any, folder: Path) -> Fault | None:
-    if not isinstance(item, dict) or not _is_id(item.get("id")):
+    if not isinstance(item, dict) or not is_id(item.get("id")):
         return Fault("bad image", f"expected an object with an id, found {shorten(item)}")
     image_id, name = item["id"], item.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
@@ -174,7 +146,7 @@ def _annotations(
                 raise SegmentationError("duplicate annotation id", "another annotation has it too")
         except SegmentationError as error:
             image_id = item.get("image_id")
-            where = image_id if _is_id(image_id) else None, annotation_id if _is_id(annotation_id) else index
+            where = image_id if is_id(image_id) else None, annotation_id if is_id(annotation_id) else index
             faults.append(Fault(error.kind, str(error), *where, harmless=error.kind == "empty object"))
             continue
         seen.add(annotation_id)
@@ -186,9 +158,9 @@ def _check_annotation(
     item: dict[str, Any], annotation_id: Any, records: dict[int | str, Record], labels: dict[int, int]
 ) -> dict[str, Any]:
     image_id, category_id, crowd = item.get("image_id"), item.get("category_id"), item.get("iscrowd", 0)
-    if not _is_id(annotation_id):
+    if not is_id(annotation_id):
         raise SegmentationError("bad annotation", f"its id is {shorten(annotation_id)}")
-    if not _is_id(image_id) or image_id not in records:
+    if not is_id(image_id) or image_id not in records:
         raise SegmentationError("undeclared image id", f"image_id is {shorten(image_id)}")
     if type(category_id) is not int or category_id not in labels:
         raise SegmentationError("undeclared category id", f"category_id is {shorten(category_id)}")

@@ -1,8 +1,8 @@
-"""Finding a data set: which json and which folder are meant, and which images are labelled.
+"""Finding a data set: which format it has, where its parts are, and which images are labelled.
 
-`open_dataset` looks for the usual layouts (COCO, Roboflow, a plain train/ and val/); the keys
-data.train, data.train_images, data.val and data.val_images name them where looking fails. The word
-'shapes' is the built-in data set. Called by every verb that needs data.
+`open_dataset` asks each format that has labels for the task whether the folder holds it; the keys of
+`data:` name files and folders where looking fails. The word 'shapes' is the built-in data set. Called by
+every verb that needs data.
 """
 
 from __future__ import annotations
@@ -11,20 +11,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gdseg.data.coco import CocoFile, Fault, load_coco, read_coco, read_json
+from gdseg.data import ade20k, cityscapes, coco_files, coco_panoptic, semantic_folder
 from gdseg.data.images import image_size, list_images
+from gdseg.data.part import ClassInfo, Fault, Format, Part, Source
 from gdseg.data.shapes import builtin_shapes
 from gdseg.data.split import Split
 from gdseg.errors import DataError
 from gdseg.recipe import Data
 from gdseg.structures import Record
 
-WORDS = {"train": ("train",), "val": ("val", "valid", "validation")}
+FORMATS: tuple[Format, ...] = (  # in the order they are asked
+    coco_files.FORMAT,
+    cityscapes.FORMAT,
+    ade20k.FORMAT,
+    semantic_folder.FORMAT,
+    coco_panoptic.FORMAT,
+)
 
 
 @dataclass
 class Dataset:
-    """Records of both parts. `classes[label]` is a name, `category_ids[label]` the id in the user's json."""
+    """Records of both parts. `classes[label]` is a name, `category_ids[label]` the user's id of it.
+
+    `table[label]` also says what is a thing, and its colour; train_json: the file or folder of labels.
+    """
 
     root: Path
     train: list[Record]
@@ -34,10 +44,18 @@ class Dataset:
     train_json: Path | None = None
     val_json: Path | None = None
     faults: list[Fault] = field(default_factory=list)
+    table: list[ClassInfo] = field(default_factory=list)
+
+    @property
+    def things(self) -> list[bool]:
+        """Whether each label is a thing."""
+        return [c.is_thing for c in self.table] or [True] * len(self.classes)
 
 
-def open_dataset(data: Data, parts: Sequence[str] = ("train", "val"), *, strict: bool = True) -> Dataset:
-    """Find and check the annotations of `parts` ("train", "val"); the other part stays empty.
+def open_dataset(
+    data: Data, parts: Sequence[str] = ("train", "val"), *, task: str = "instance", strict: bool = True
+) -> Dataset:
+    """Find and check the labels of `parts` ("train", "val") for a task; the other part stays empty.
 
     strict False: faults are collected in `Dataset.faults` instead of raised. Raises DataError for a
     part that is not found (naming the key that would say where), for faulty annotations, and when
@@ -48,21 +66,18 @@ def open_dataset(data: Data, parts: Sequence[str] = ("train", "val"), *, strict:
         raise DataError(
             "no such data set", root, "set --data (data.root) to its folder, or use --data shapes"
         )
-    files: dict[str, CocoFile] = {}
+    found: dict[str, Part] = {}
     for part in parts:
         if part == "val" and data.val == "none":
             continue
-        path = _find_json(root, part, data.train if part == "train" else data.val)
-        images = _find_images(root, part, path, data.train_images if part == "train" else data.val_images)
-        files[part] = load_coco(path, images, root) if strict else read_coco(path, images)
-    if not files:
-        raise DataError(
-            "there are no validation images", "data.val", "name their COCO json with data.val=FILE"
-        )
-    first = next(iter(files.values()))
-    for other in files.values():
+        content = _find(root, part, data, task)()
+        found[part] = content.without_faults(root) if strict else content
+    if not found:
+        raise DataError("there are no validation images", "data.val", "name their labels with data.val=FILE")
+    first = next(iter(found.values()))
+    for other in found.values():
         _refuse_other_classes(first, other)
-    train, val = files.get("train"), files.get("val")
+    train, val = found.get("train"), found.get("val")
     return Dataset(
         root,
         train.records if train else [],
@@ -71,65 +86,37 @@ def open_dataset(data: Data, parts: Sequence[str] = ("train", "val"), *, strict:
         first.category_ids,
         train.path if train else None,
         val.path if val else None,
-        [replace(f, text=f"{f.text} ({file.path.name})") for file in files.values() for f in file.faults],
+        [replace(f, text=f"{f.text} ({part.path.name})") for part in found.values() for f in part.faults],
+        first.table,
     )
 
 
-def _refuse_other_classes(first: CocoFile, other: CocoFile) -> None:
+def _find(root: Path, part: str, data: Data, task: str) -> Source:
+    """The first format that has labels for the task and says that the folder is its own."""
+    formats = [f for f in FORMATS if task in f.tasks and data.format in ("auto", f.name)]
+    if not formats:
+        what = f"data.format: {data.format} has no labels for task: {task}"
+        raise DataError(what, "data.format", "use data.format=auto")
+    for each in formats:
+        source = each.find(root, part, data, task)
+        if source is not None:
+            return source
+    looked = "; ".join(each.looked_for.format(part=part) for each in formats)
+    labels = "annotations" if task == "instance" else f"{task} labels"
+    raise DataError(
+        f"no {part} {labels} found (looked for {looked})",
+        root,
+        f"name them with data.{part}=FILE" + (", or train without: data.val=none" * (part == "val")),
+    )
+
+
+def _refuse_other_classes(first: Part, other: Part) -> None:
     if (first.category_ids, first.classes) == (other.category_ids, other.classes):
         return
     ours, theirs = (dict(zip(f.category_ids, f.classes, strict=True)) for f in (first, other))
     different = sorted(set(ours.items()) ^ set(theirs.items()))
     what = f"{first.path.name} and {other.path.name} declare different categories"
     raise DataError(f"{what}; the first is {different[0]}", other.path, "give both the same 'categories'")
-
-
-def _find_json(root: Path, part: str, given: str | None) -> Path:
-    if given is not None:
-        path = root / given
-        if not path.is_file():
-            raise DataError("no such annotation file", path, f"correct the recipe key data.{part}")
-        return path
-    patterns = ["annotations/instances_{}*.json", "{}/_annotations.coco.json", "annotations/{}*.json"]
-    patterns += ["instances_{}*.json", "{}*.json", "{}/*.json"]
-    for word in WORDS[part]:
-        for pattern in patterns:
-            found = sorted(root.glob(pattern.format(word)))
-            if len(found) > 1:
-                names = ", ".join(path.name for path in found)
-                raise DataError(
-                    f"several annotation files fit: {names}", root, f"choose one with data.{part}=FILE"
-                )
-            if found:
-                return found[0]
-    looked = f"annotations/instances_{part}*.json, {part}/_annotations.coco.json, {part}*.json"
-    raise DataError(
-        f"no {part} annotations found (looked for {looked})",
-        root,
-        f"name the COCO json with data.{part}=FILE" + (", or train without: data.val=none" * (part == "val")),
-    )
-
-
-def _find_images(root: Path, part: str, json_path: Path, given: str | None) -> Path:
-    """The folder in which the first image of the json lies."""
-    if given is not None:
-        if not (root / given).is_dir():
-            raise DataError(
-                "no such folder of images", root / given, f"correct the recipe key data.{part}_images"
-            )
-        return root / given
-    images = read_json(json_path)["images"]
-    names = [i["file_name"] for i in images if isinstance(i, dict) and isinstance(i.get("file_name"), str)]
-    stem = json_path.stem.removeprefix("instances_")
-    folders = [stem, part, *WORDS[part], "images", "."]
-    candidates = [json_path.parent, *(root / top / folder for folder in folders for top in ("", "images"))]
-    for name in [n for n in names if n and "\0" not in n][:10]:
-        for folder in candidates:
-            if (folder / name).is_file():
-                return folder
-    looked = ", ".join(sorted({str(folder) for folder in candidates if folder.is_dir()}))
-    what = f"the images of {json_path.name} were not found (looked in {looked})"
-    raise DataError(what, root, f"name their folder with data.{part}_images=FOLDER")
 
 
 def labelled_records(records: Sequence[Record], split: Split) -> list[Record]:
@@ -144,7 +131,11 @@ def unlabelled_pool(records: Sequence[Record], split: Split, data: Data) -> list
     Images of the split are among them if `data.unlabelled_has_labelled`. Raises DataError if none is left.
     """
     chosen = set() if data.unlabelled_has_labelled else set(split.ids)
-    pool = [replace(record, annotations=None) for record in records if record.image_id not in chosen]
+    pool = [
+        replace(record, annotations=None, label_map=None)
+        for record in records
+        if record.image_id not in chosen
+    ]
     pool += unlabelled_records([Path(folder) for folder in data.unlabelled])
     if not pool:
         raise DataError(

@@ -135,11 +135,23 @@ def _redrawn(polygons: list[list[float]], geometry: Geometry) -> NDArray[np.uint
     return polygons_mask(moved, *geometry.crop)
 
 
-def _sampled(rle: dict[str, Any], geometry: Geometry) -> NDArray[np.uint8]:
+def warp_values(values: NDArray[np.int32], geometry: Geometry, outside: int) -> NDArray[np.int32]:
+    """int32 [H, W] of the source on the canvas, sampled at the nearest pixel; `outside` around the image."""
+    rows, columns = _source_pixels(geometry)
+    canvas = np.full(geometry.canvas, outside, dtype=np.int32)
+    canvas[: geometry.crop[0], : geometry.crop[1]] = values[rows[:, None], columns]
+    return canvas
+
+
+def _source_pixels(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows and columns of the source that the rows and columns of the crop show."""
     rows = _nearest(geometry.source[0], geometry.resized[0], geometry.offset[0], geometry.crop[0])
     columns = _nearest(geometry.source[1], geometry.resized[1], geometry.offset[1], geometry.crop[1])
-    if geometry.flip:
-        columns = geometry.source[1] - 1 - columns
+    return rows, geometry.source[1] - 1 - columns if geometry.flip else columns
+
+
+def _sampled(rle: dict[str, Any], geometry: Geometry) -> NDArray[np.uint8]:
+    rows, columns = _source_pixels(geometry)
     first, band = rle_band(rle)
     hit = np.flatnonzero((columns >= first) & (columns < first + len(band)))
     mask = np.zeros(geometry.crop, dtype=np.uint8)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from gdseg.data.coco import Fault
 from gdseg.data.dataset import Dataset
 from gdseg.data.images import image_size
+from gdseg.data.part import Fault
 from gdseg.errors import DataError
 from gdseg.structures import Record
 

@@ -117,7 +117,7 @@ class Session:
         raise InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
 
     def _keep_best(self, step: int, role: str, network: SegmentationModel, metrics: dict[str, float]) -> None:
-        score = metrics[self.recipe.train.best]
+        score = metrics[self.recipe.best_metric]
         if score != score or score <= self.best.get(role, -1.0):
             return
         overall = max(self.best.values(), default=-1.0)

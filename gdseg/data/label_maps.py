@@ -1,0 +1,138 @@
+"""Label maps: PNGs whose values say what each pixel is, read when a sample is made, and what they hold.
+
+COCO panoptic (arXiv 1801.00868 and its API), Cityscapes instanceIds and labelIds, ADE20K, and folders of
+index or colour maps are one thing here: values with a meaning (`structures.LabelMap`). Called by
+data/augment.py for training, by eval/ for the truth, by inspect and visualize.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gdseg.data.rle import shorten, to_rle
+from gdseg.errors import DataError
+from gdseg.structures import Code, Record
+
+SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # formats that keep every value
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One region of a label map. `id` is its value; label, thing or stuff, crowd as `structures.Code`."""
+
+    id: int
+    label: int
+    is_thing: bool
+    is_crowd: bool
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What an image's label map holds. place int32 [H, W]: index of a pixel's segment; -1: of no class.
+
+    void: whether those pixels are to be ignored (else they are background).
+    """
+
+    place: Ids
+    segments: list[Segment]
+    void: bool
+
+
+def read_ids(path: Path) -> Ids:
+    """int32 [H, W]: the value of the only channel, or red + 256 green + 65536 blue. Raises DataError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as file:
+                if file.mode not in ("1", "L", "P", "RGB", "RGBA") and not file.mode.startswith("I"):
+                    raise ValueError(f"its mode is {file.mode}, expected one channel or RGB")
+                array = np.asarray(file.convert("RGB") if file.mode == "RGBA" else file).astype(np.int32)
+    except FileNotFoundError as error:
+        raise DataError("no such label map", path, "check the path") from error
+    except Exception as error:  # a decoder fed with untrusted bytes may raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"cannot read the label map: {reason}", path, "replace the file") from error
+    return array if array.ndim == 2 else np.asarray(array @ np.array([1, 256, 65536], dtype=np.int32))
+
+
+def rgb_of(ids: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] of ids [H, W] below 2**24, as COCO panoptic stores them."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+
+
+def read_regions(record: Record, task: str) -> Regions:
+    """The segments of a record with a label map that a task distinguishes, those without a pixel left out.
+
+    instance: things. panoptic: things, and one segment of each class of stuff. semantic: one of each
+    class, crowds included. Raises DataError for a map of another size than its image or with values that
+    mean nothing.
+    """
+    assert record.label_map is not None
+    ids, path = read_ids(record.label_map.path), record.label_map.path
+    if None not in (record.height, record.width) and ids.shape != (record.height, record.width):
+        what = f"the label map is {ids.shape[1]} x {ids.shape[0]} pixels, "
+        raise DataError(
+            what + f"its image {record.width} x {record.height}", path, "redraw it or remove both"
+        )
+    values, index = np.unique(ids, return_inverse=True)
+    codes = _codes(record)
+    void = record.label_map.void
+    unknown = [v for v in values.tolist() if v not in codes and void is not None and v not in void]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} values of the label map mean nothing: {shorten(unknown[:8])}",
+            path,
+            "declare their classes, or set data.ignore_label to the value that is no class",
+        )
+    segments: dict[tuple[int, int], tuple[int, Segment]] = {}
+    places = []
+    for value in values.tolist():
+        code = codes.get(value)
+        if code is None or (task == "instance" and not code.is_thing):
+            places.append(-1)
+            continue
+        merged = task == "semantic" or not code.is_thing
+        crowd = code.is_crowd and task != "semantic"
+        segment = Segment(value, code.label, code.is_thing, crowd)
+        key = (code.label, -1 - crowd if merged else value)
+        places.append(segments.setdefault(key, (len(segments), segment))[0])
+    place = np.array(places, dtype=np.int32)[index].reshape(ids.shape)
+    return Regions(place, [segment for _, segment in segments.values()], void=task != "instance")
+
+
+def _codes(record: Record) -> Mapping[int, Code]:
+    assert record.label_map is not None
+    if record.label_map.codes is not None:
+        return record.label_map.codes
+    segments = record.annotations or ()
+    return {a["id"]: Code(a["label"], a["isthing"], bool(a["iscrowd"])) for a in segments}
+
+
+def with_masks(record: Record, task: str) -> Record:
+    """The record with run-length masks in place of its label map; one without a map as it is.
+
+    Raises DataError as `read_regions`.
+    """
+    if record.label_map is None:
+        return record
+    regions = read_regions(record, task)
+    annotations = tuple(
+        {
+            "id": segment.id,
+            "label": segment.label,
+            "iscrowd": int(segment.is_crowd),
+            "segmentation": to_rle(regions.place == i),
+        }
+        for i, segment in enumerate(regions.segments)
+    )
+    height, width = regions.place.shape
+    return replace(record, height=height, width=width, annotations=annotations, label_map=None)

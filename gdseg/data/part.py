@@ -1,0 +1,101 @@
+"""What every reader of a format returns: the records of one part of a data set, its classes, its faults.
+
+A format is one small module with a `FORMAT`, listed in `dataset.py`. A reader opens no more of an image
+than its header; pixels are read when a sample is made (label_maps.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gdseg.data.rle import shorten
+from gdseg.errors import DataError
+from gdseg.recipe import Data
+from gdseg.structures import Record
+
+WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a data set. `kind` groups faults; harmless ones are repaired or left out."""
+
+    kind: str
+    text: str
+    image_id: int | str | None = None
+    annotation_id: int | str | None = None
+    harmless: bool = False
+
+    def __str__(self) -> str:
+        """Kind, where, what."""
+        places = [("image", self.image_id), ("annotation", self.annotation_id)]
+        where = ", ".join(f"{name} {shorten(value)}" for name, value in places if value is not None)
+        return f"{self.kind}: {where + ': ' if where else ''}{self.text}"
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of the data: the user's id, name, thing or stuff, and a colour if the data gives one."""
+
+    id: int
+    name: str
+    is_thing: bool = True
+    colour: Colour | None = None
+
+
+@dataclass
+class Part:
+    """One part of a data set ("train" or "val"). `table[label]` describes the class of a label.
+
+    `path`: the file or folder of its labels.
+    """
+
+    path: Path
+    records: list[Record]
+    table: list[ClassInfo]
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names by label."""
+        return [c.name for c in self.table]
+
+    @property
+    def category_ids(self) -> list[int]:
+        """The user's class ids by label."""
+        return [c.id for c in self.table]
+
+    def without_faults(self, root: Path) -> Part:
+        """The part itself. Raises DataError if it has faults that would make training wrong."""
+        serious = [fault for fault in self.faults if not fault.harmless]
+        if serious:
+            kinds = Counter(fault.kind for fault in serious)
+            counts = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+            hint = f"run 'gdseg data inspect {root}' for all of them"
+            raise DataError(f"{counts}; first: {serious[0]}", self.path, hint)
+        return self
+
+
+Source = Callable[[], Part]  # what a format found; calling it reads
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: `find(root, part, data keys, task)` is None where the folder does not hold it.
+
+    tasks: those it has labels for; looked_for: what `find` looks for, "{part}" in it, for error messages.
+    """
+
+    name: str
+    find: Callable[[Path, str, Data, str], Source | None]
+    tasks: tuple[str, ...]
+    looked_for: str
+
+
+def kept_classes(classes: Sequence[ClassInfo], task: str) -> list[ClassInfo]:
+    """The classes a task has: instance knows things only."""
+    return [c for c in classes if c.is_thing or task != "instance"]

@@ -1,0 +1,101 @@
+"""Semantic labels as folders: images/ beside annotations/ with an index map or a colour map for each image.
+
+classes.txt (one name a line, the first is value 0) or classes.json (id, name, color) names the classes.
+Where the maps have three channels their colours are the classes', and black is of no class; else their
+values are the ids, and `data.ignore_label` is of no class. Called by dataset.py.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gdseg.data.coco import read_categories
+from gdseg.data.label_maps import SUFFIXES, read_ids
+from gdseg.data.map_folders import find_folders, pair
+from gdseg.data.part import ClassInfo, Fault, Format, Part, Source
+from gdseg.data.rle import shorten
+from gdseg.errors import DataError
+from gdseg.recipe import Data
+from gdseg.structures import Code, LabelMap
+
+_SHOWN = 20  # maps whose values are listed where classes are not declared
+
+
+def find(root: Path, part: str, data: Data, task: str) -> Source | None:
+    """The folders of a part's images and label maps; None if there are none."""
+    folders = find_folders(root, part, data)
+    return None if folders is None else partial(_read, root, *folders, data)
+
+
+def _read(root: Path, images: Path, maps: Path, data: Data) -> Part:
+    table = _classes(root, maps, data)
+    first = next((p for p in sorted(maps.rglob("*")) if p.suffix.lower() in SUFFIXES), None)
+    if first is not None and _is_colour(first):
+        codes, void = _by_colour(table, maps), frozenset({0})
+    else:
+        codes = {c.id: Code(label, c.is_thing) for label, c in enumerate(table) if c.id != data.ignore_label}
+        void = frozenset({data.ignore_label})
+    records, faults = pair(images, maps, LabelMap(maps, codes, void))
+    return Part(maps, records, table, faults)
+
+
+def _classes(root: Path, maps: Path, data: Data) -> list[ClassInfo]:
+    """The declared classes. Raises DataError where there are none, naming the values of the first maps."""
+    path = root / data.classes if data.classes else _first_file(root / "classes.json", root / "classes.txt")
+    if path is None:
+        files = [p for p in sorted(maps.rglob("*")) if p.suffix.lower() in SUFFIXES][:_SHOWN]
+        values = sorted({int(v) for p in files for v in np.unique(read_ids(p))})
+        what = f"the classes have no names; values of the first {len(files)} label maps: {shorten(values)}"
+        raise DataError(what, root, "write classes.txt, one name a line from value 0 on, or set data.classes")
+    try:
+        text = path.read_text(encoding="utf-8")
+        items = json.loads(text) if path.suffix == ".json" else None
+    except OSError as error:
+        raise DataError(f"cannot read the classes: {error.strerror}", path, "correct data.classes") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the classes are not readable: {shorten(str(error), 100)}", path) from error
+    if items is None:
+        return [ClassInfo(i, name.strip(), False) for i, name in enumerate(text.splitlines()) if name.strip()]
+    faults: list[Fault] = []
+    table = read_categories(items if isinstance(items, list) else [items], faults)
+    if faults or not table:
+        raise DataError(
+            str(faults[0]) if faults else "there is no class", path, 'as [{"id": 0, "name": "sky"}]'
+        )
+    return table
+
+
+def _first_file(*paths: Path) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _is_colour(path: Path) -> bool:
+    try:
+        with Image.open(path) as file:
+            return file.mode in ("RGB", "RGBA")
+    except Exception:  # what is wrong is said when the map is read
+        return False
+
+
+def _by_colour(table: list[ClassInfo], maps: Path) -> dict[int, Code]:
+    without = [c.name for c in table if c.colour is None]
+    if without:
+        what = (
+            f"the label maps are coloured, and {len(without)} classes have no colour: {shorten(without[:5])}"
+        )
+        raise DataError(what, maps, 'classes.json as [{"id": 0, "name": "sky", "color": [70, 130, 180]}]')
+    return {
+        c.colour[0] + 256 * c.colour[1] + 65536 * c.colour[2]: Code(label, c.is_thing)
+        for label, c in enumerate(table)
+        if c.colour is not None
+    }
+
+
+FORMAT = Format(
+    "semantic", find, ("semantic",), "images/{part} and annotations/{part} with classes.txt (label maps)"
+)
