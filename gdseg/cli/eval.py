@@ -15,7 +15,7 @@ from gdseg.errors import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
-    from gdseg.eval.coco import Scores
+    from gdseg.eval.scores import Scores
     from gdseg.models.checkpoint import Network
 
 EXAMPLES = """Examples:

@@ -89,7 +89,8 @@ def _map_targets(regions: Regions, geometry: Geometry) -> Targets:
     """A mask for each segment that is no crowd; the canvas around the image is background."""
     place = torch.from_numpy(warp_values(regions.place, geometry, outside=-2))
     crowds = torch.tensor([segment.is_crowd for segment in regions.segments], dtype=torch.bool)
-    there = torch.tensor([i for i in place.unique().tolist() if i >= 0 and not crowds[i]], dtype=torch.int64)
+    kept = [i for i in np.unique(place.numpy()).tolist() if i >= 0 and not crowds[i]]
+    there = torch.tensor(kept, dtype=torch.int64)
     masks = place == there[:, None, None]
     ignore = (place == -1) if regions.void else torch.zeros_like(place, dtype=torch.bool)
     if crowds.any():

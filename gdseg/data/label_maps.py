@@ -94,18 +94,15 @@ def read_regions(record: Record, task: str) -> Regions:
             "declare their classes, or set data.ignore_label to the value that is no class",
         )
     segments: dict[tuple[int, int], tuple[int, Segment]] = {}
-    places = []
-    for value in values.tolist():
-        code = codes.get(value)
-        if code is None or (task == "instance" and not code.is_thing):
-            places.append(-1)
-            continue
-        merged = task == "semantic" or not code.is_thing
-        crowd = code.is_crowd and task != "semantic"
-        segment = Segment(value, code.label, code.is_thing, crowd)
-        key = (code.label, -1 - crowd if merged else value)
-        places.append(segments.setdefault(key, (len(segments), segment))[0])
-    place = np.array(places, dtype=np.int32)[index].reshape(ids.shape)
+    places = dict.fromkeys(values.tolist(), -1)
+    for value, code in codes.items():
+        if value in places and (code.is_thing or task != "instance"):
+            merged = task == "semantic" or not code.is_thing
+            crowd = code.is_crowd and task != "semantic"
+            segment = Segment(value, code.label, code.is_thing, crowd)
+            key = (code.label, -1 - crowd if merged else value)
+            places[value] = segments.setdefault(key, (len(segments), segment))[0]
+    place = np.array(list(places.values()), dtype=np.int32)[index].reshape(ids.shape)
     return Regions(place, [segment for _, segment in segments.values()], void=task != "instance")
 
 

@@ -85,11 +85,17 @@ def load_split(path: Path, records: Sequence[Record]) -> Split:
         raise DataError(f"cannot read the split: {reason}", path, "check --split") from error
     if text.lstrip().startswith("{"):
         return _from_json(text, path, records)
-    known = {name: r.image_id for r in records for name in (str(r.image_id), r.path.name)}
+    known = {name: r.image_id for r in records for name in _names(r)}
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     _refuse_unknown([line for line in lines if line not in known], lines, path)
     return _split(list({known[line] for line in lines}), str(path))
+
+
+def _names(record: Record) -> tuple[str, ...]:
+    """What a list may call an image: id, file name with or without suffix or folder (Cityscapes' lists)."""
+    path = record.path
+    return str(record.image_id), path.name, path.stem, f"{path.parent.name}/{path.name}"
 
 
 def _from_json(text: str, path: Path, records: Sequence[Record]) -> Split:

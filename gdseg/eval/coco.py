@@ -11,7 +11,6 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,21 +19,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from gdseg.eval.scores import Scores
 from gdseg.structures import Record
 
 _AREAS = ("all", "small", "medium", "large")  # the area ranges of COCOeval, in its order
 _KINDS = {"mask": "segm", "box": "bbox"}
-
-
-@dataclass
-class Scores:
-    """`metrics`: mask_ap, mask_ap50, .., box_ap, .. in 0..1, NaN where there is no truth to find.
-
-    `per_class`: class name -> {mask_ap, mask_ap50, box_ap, box_ap50, objects}.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def score(
