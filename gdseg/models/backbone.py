@@ -11,6 +11,7 @@ import difflib
 from typing import Any
 
 import timm
+from timm.layers.drop import DropPath
 from timm.layers.norm import LayerNorm2d
 from timm.models.resnet import Bottleneck
 from timm.models.swin_transformer import SwinTransformerBlock
@@ -236,4 +237,6 @@ def _create(options: Options, family: str, pretrained: bool) -> nn.Module:
     for module in body.modules():
         if type(module) is SwinTransformerBlock:
             module.__class__ = PaddedSwinBlock
+        if isinstance(module, DropPath) and not options.drop_path:
+            module.drop_prob = 0.0  # timm's own default is 0.1 for some
     return body

@@ -105,3 +105,15 @@ def test_resnet_stride_place():
     assert not torch.allclose(ours["res3"], theirs["res3"])
     block = moved.body.layer2[0]
     assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+
+
+def test_without_drop_path_training_is_evaluation():
+    """timm's Swin drops paths unless told otherwise; drop_path: 0 is 0."""
+    torch.manual_seed(0)
+    ours = Backbone(Options(name="swin_tiny_patch4_window7_224", norm="live"))
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours.train()(image)["res5"], ours.eval()(image)["res5"])
+    dropping = Backbone(Options(name="swin_tiny_patch4_window7_224", norm="live", drop_path=0.5)).train()
+    with torch.no_grad():
+        assert not torch.equal(dropping(image)["res5"], dropping(image)["res5"])
