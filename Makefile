@@ -46,8 +46,10 @@ type: $(STAMP) ## types
 bench: $(STAMP) kernels-if-possible ## time the parts against their reference on this machine
 	$(GDSEG) bench
 
-gpu: $(STAMP) ## run the tests that need a GPU
-	$(BIN)/python -m pytest -m gpu -rs
+gpu: $(STAMP) ## all that needs a GPU, in one go: compile the CUDA part, test, and time the operator
+	$(MAKE) kernels CUDA=1
+	GDSEG_KERNEL=require $(BIN)/python -m pytest -m gpu -rs
+	GDSEG_KERNEL=require $(GDSEG) bench op --device cuda --repeats 50
 
 clean: ## remove what was built, not what was trained
 	rm -rf $(VENV) gdseg/_lib build dist .pytest_cache .mypy_cache .ruff_cache

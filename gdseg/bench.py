@@ -15,19 +15,16 @@ from gdseg.data.dataset import labelled_records, open_dataset
 from gdseg.data.loader import train_batches
 from gdseg.data.split import choose_split
 from gdseg.eval.run import forward
-from gdseg.models.deform_attn import kernel_in_use, ms_deform_attn, ms_deform_attn_reference
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch
 from gdseg.train.engine import Learner, labelled_part, seed_step
 
-PARTS = ("op", "model", "train", "data")
+PARTS = ("model", "train", "data")  # and "op": bench_op.py
 
 
 def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> list[tuple[str, float]]:
-    """(what, median seconds) rows of one part: "op", "model", "train" or "data"."""
-    if part == "op":
-        return _bench_op(device, repeats)
+    """(what, median seconds) rows of one part: "model", "train" or "data"."""
     batch, num_classes = _first_batch(recipe)
     if part == "data":
         return [("load and augment a batch", _median(lambda: _first_batch(recipe), repeats, device))]
@@ -44,27 +41,6 @@ def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> 
     return [
         (f"training step of {len(batch)} images", _median(lambda: learner.step(0, parts), repeats, device))
     ]
-
-
-def _bench_op(device: torch.device, repeats: int) -> list[tuple[str, float]]:
-    """An encoder layer of a 256 x 352 image: 3 levels, 8 heads of 32 channels, 4 points."""
-    shapes = [(32, 44), (16, 22), (8, 11)]
-    tokens = sum(h * w for h, w in shapes)
-    value = torch.randn(1, tokens, 8, 32, device=device, requires_grad=True)
-    locations = torch.rand(1, tokens, 8, 3, 4, 2, device=device)
-    weights = torch.rand(1, tokens, 8, 3, 4, device=device)
-    rows = []
-    for name, op in (("reference", ms_deform_attn_reference), (kernel_in_use(), ms_deform_attn)):
-
-        def sample(op: Callable[..., torch.Tensor] = op) -> torch.Tensor:
-            return op(value, shapes, locations, weights)
-
-        def learn(op: Callable[..., torch.Tensor] = op) -> None:
-            op(value, shapes, locations, weights).sum().backward()  # type: ignore[no-untyped-call]
-
-        rows.append((f"{name}: forward", _median(sample, repeats, device)))
-        rows.append((f"{name}: forward and backward", _median(learn, repeats, device)))
-    return rows
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 
 from gdseg import __version__
 from gdseg.models.deform_attn import kernel_in_use
+from gdseg.models.deform_attn_kernel import LIBRARY, kernel_problem
 
 PACKAGES = (
     "torch",
@@ -38,7 +39,7 @@ def examine() -> dict[str, Any]:
         },
         "packages": {name: _version(name) for name in PACKAGES},
         "device": _devices(),
-        "kernel": {"deformable attention": kernel_in_use()},
+        "kernel": _kernel(),
         "disk": {"free here": f"{shutil.disk_usage('.').free / 1e9:.1f} GB"},
     }
 
@@ -48,6 +49,18 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "missing"
+
+
+def _kernel() -> dict[str, str]:
+    found = {
+        "GDSEG_KERNEL": os.environ.get("GDSEG_KERNEL", "auto (not set)"),
+        "deformable attention": kernel_in_use(),
+        "this CPU": torch.backends.cpu.get_cpu_capability(),
+        "library": str(LIBRARY) if LIBRARY.exists() else f"{LIBRARY} is not there: make kernels",
+    }
+    if problem := kernel_problem():
+        found["problem"] = problem
+    return found
 
 
 def _devices() -> dict[str, str]:

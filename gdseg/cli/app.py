@@ -1,6 +1,7 @@
 """The `gdseg` command: ties the verbs together and turns errors into three lines and an exit code."""
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -62,6 +63,7 @@ def root(
 def main() -> None:
     """Run the command line and exit (codes: DESIGN.md, "Command line")."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    _show_log(quiet=bool({"-q", "--quiet"} & set(sys.argv)))
     try:
         app()
     except GdsegError as error:
@@ -81,6 +83,13 @@ def main() -> None:
             hint = "a smaller --batch-size, train.accumulate=2 or backbone.checkpointing=true"
             _leave(MachineError("the device's memory is full", hint=hint))
         _bug(error)  # anything else is our bug: say so
+
+
+def _show_log(quiet: bool) -> None:
+    """What the library logs goes to stderr; only warnings with --quiet."""
+    logger = logging.getLogger("gdseg")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.handlers = [logging.StreamHandler()]
 
 
 def _leave(error: GdsegError) -> None:

@@ -1,6 +1,6 @@
 """`gdseg bench`: print what `gdseg.bench.bench` measures."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,11 @@ from gdseg.cli.console import print_json, print_table
 from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import UsageError
 from gdseg.recipe_yaml import DEFAULT_RECIPE, load_recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from gdseg.bench_op import Row
 
 EXAMPLES = """Examples:
 
@@ -35,16 +40,50 @@ def command(
     from gdseg.bench import PARTS, bench
     from gdseg.device import resolve_device
 
-    if part not in (*PARTS, "all"):
-        raise UsageError(f"there is nothing called '{part}' to time", hint=f"one of {', '.join(PARTS)}, all")
+    if part not in ("op", *PARTS, "all"):
+        choices = ", ".join(("op", *PARTS, "all"))
+        raise UsageError(f"there is nothing called '{part}' to time", hint=f"one of {choices}")
     chosen = resolve_device(device)
-    rows = {p: bench(p, resolved, chosen, repeats) for p in (PARTS if part == "all" else [part])}
+    wanted = [p for p in PARTS if part in (p, "all")]
+    operator = _operator(chosen, repeats, short=part == "all") if part in ("op", "all") else []
+    rows = {p: bench(p, resolved, chosen, repeats) for p in wanted}
     if as_json:
-        print_json({p: dict(times) for p, times in rows.items()})
+        from gdseg.bench_op import as_json as plain
+
+        found = {"op": plain(operator)} if operator else {}
+        print_json({**found, **{p: dict(times) for p, times in rows.items()}})
         return
+    if operator:
+        _print_operator(operator, str(chosen))
     table = [
         [p, what, f"{1000 * s:.1f} ms", f"{s / times[0][1]:.2f}"]
         for p, times in rows.items()
         for what, s in times
     ]
-    print_table(f"gdseg bench on {chosen}", ["part", "what", "median", "ratio to the first"], table)
+    if table:
+        print_table(f"gdseg bench on {chosen}", ["part", "what", "median", "ratio to the first"], table)
+
+
+def _operator(device: "torch.device", repeats: int, short: bool) -> "list[Row]":
+    """All sizes take minutes on a CPU; among the other parts the smallest must do."""
+    from gdseg.bench_op import SIZES, bench_op
+
+    names = list(SIZES)[-1:] if short else list(SIZES)
+    return bench_op(device, repeats, {name: SIZES[name] for name in names})
+
+
+def _print_operator(rows: "list[Row]", device: str) -> None:
+    from gdseg.models.deform_attn import kernel_in_use
+
+    table = [
+        [
+            f"{row.size}; {row.work}; {row.path}",
+            f"{1000 * row.median_s:.2f}",
+            f"{1000 * row.min_s:.2f}",
+            f"{row.speedup:.1f}",
+            "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
+        ]
+        for row in rows
+    ]
+    title = f"deformable attention on {device}: {kernel_in_use()}"
+    print_table(title, ["what", "median ms", "min ms", "times the reference", "peak MB"], table)

@@ -88,6 +88,15 @@ def describe() -> str:
     return f"compiled kernel for {' and '.join(sorted(KERNEL.devices))} ({KERNEL.why}){rest}"
 
 
+def kernel_problem() -> str | None:
+    """What `runs_on("cpu")` would raise, in one line; None if all is as GDSEG_KERNEL asks."""
+    try:
+        runs_on("cpu")
+    except (MachineError, UsageError) as error:
+        return error.what
+    return None
+
+
 def announce() -> None:
     """Log once which path runs (a warning where it is the slow one unasked); raise as `runs_on` does."""
     global _announced

@@ -30,7 +30,10 @@ def complete_operators() -> None:
         "gdseg::ms_deform_attn_fused",
         lambda value, shapes, references, offsets, logits: _out(value, offsets),
     )
-    for name in ("ms_deform_attn_backward", "ms_deform_attn_fused_backward"):
+    backwards = ["ms_deform_attn_backward", "ms_deform_attn_fused_backward"]
+    if hasattr(torch.ops.gdseg, "ms_deform_attn_backward_deterministic"):  # built with CUDA
+        backwards += [f"{name}_deterministic" for name in backwards]
+    for name in backwards:
         library.register_fake(
             f"gdseg::{name}",
             lambda grad, value, shapes, *others: tuple(x.new_empty(x.shape) for x in (value, *others)),
@@ -54,7 +57,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward_of(name: str) -> Any:
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         value, *others = ctx.saved_tensors
-        run = getattr(torch.ops.gdseg, f"{name}_backward")
+        exact_order = value.is_cuda and torch.are_deterministic_algorithms_enabled()  # a CPU's always is
+        run = getattr(torch.ops.gdseg, f"{name}_backward" + ("_deterministic" if exact_order else ""))
         grad_value, *grads = run(grad, value, ctx.shapes, *others)
         return grad_value, None, *grads
 

@@ -1,0 +1,51 @@
+"""Other implementations of deformable attention that may be installed, timed beside ours by `bench_op.py`.
+
+`deformops` (PyPI, MIT; CUDA and Triton kernels, Python >= 3.12) is called through its public
+`deformops.registry.msda`, version 3; each of its backends is a path of its own. Nothing here is a dependency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdseg.models.deform_attn import Shapes
+
+Operator = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
+
+
+def other_implementations(device: torch.device) -> dict[str, Operator]:
+    """Name -> operator with the signature of `ms_deform_attn`, for what is installed and runs on `device`."""
+    if device.type != "cuda":
+        return {}
+    try:
+        registry = import_module("deformops.registry")
+    except ImportError:
+        return {}
+    found = {f"deformops {b.name.lower()}": _deformops(registry, b) for b in registry.Backend}
+    return {name: call for name, call in found.items() if _runs(call, device)}
+
+
+def _deformops(registry: Any, backend: Any) -> Operator:
+    def call(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+        table = torch.tensor(shapes, device=value.device)
+        starts = table.prod(1).cumsum(0) - table.prod(1)
+        out: Tensor = registry.msda(value, table, starts, locations, weights, backend=backend)
+        return out
+
+    return call
+
+
+def _runs(call: Operator, device: torch.device) -> bool:
+    """Whether a small call works: a backend may be there by name only, or for other processors."""
+    value = torch.zeros(1, 4, 1, 32, device=device)
+    locations = torch.full((1, 1, 1, 1, 4, 2), 0.5, device=device)
+    try:
+        call(value, [(2, 2)], locations, locations[..., 0])
+    except Exception:  # another project's errors are of any type
+        return False
+    return True
