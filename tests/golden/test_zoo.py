@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_cases import FOLDER
 
 from gdseg.recipe_yaml import dump_recipe, parse_recipe
 from gdseg.train.convert import convert_state_dict, to_official
 from gdseg.train.convert.identify import published
 from gdseg.train.convert.make_published import table_of
 
-ZOO = Path(os.environ.get("GDSEG_ZOO") or FOLDER.parent / "zoo")
+_SHARED = Path(os.environ.get("GDSEG_SHARED", Path(__file__).parents[3] / "shared"))
+ZOO = Path(os.environ.get("GDSEG_ZOO") or _SHARED / "reference" / "zoo")
 FILES = sorted(path for path in ZOO.glob("*/*.json.gz") if not path.name.startswith("ensemble"))
 EACH = pytest.mark.parametrize(
     "file",
