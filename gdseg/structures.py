@@ -19,6 +19,18 @@ from torch import Tensor
 
 from gdseg.errors import MachineError
 
+Colour = tuple[int, int, int]  # red, green, blue in 0..255
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of the data: the user's id, name, thing or stuff, and a colour if the data gives one."""
+
+    id: int
+    name: str
+    is_thing: bool = True
+    colour: Colour | None = None
+
 
 class Code(NamedTuple):
     """What a value in a label map means: a label, thing or stuff, one object or a crowd of them."""

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from gdseg.data.map_folders import find_folders, pair
-from gdseg.data.part import ClassInfo, Format, Part, Source
+from gdseg.data.part import Format, Part, Source
 from gdseg.recipe import Data
-from gdseg.structures import Code, LabelMap
+from gdseg.structures import ClassInfo, Code, LabelMap
 
 _NAMES = (
     (

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from gdseg.data.map_folders import pair
-from gdseg.data.part import WORDS, ClassInfo, Format, Part, Source, kept_classes
+from gdseg.data.part import WORDS, Format, Part, Source, kept_classes
 from gdseg.errors import DataError
 from gdseg.recipe import Data
-from gdseg.structures import Code, LabelMap
+from gdseg.structures import ClassInfo, Code, LabelMap
 
 _IMAGE, _MAP = "_leftImg8bit", "_gtFine_"
 _OBJECTS = 1000  # numbers of one class in an image

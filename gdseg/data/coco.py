@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gdseg.data.part import ClassInfo, Colour, Fault, Part
+from gdseg.data.part import Fault, Part
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, check_polygons, check_rle, shorten
 from gdseg.errors import DataError
-from gdseg.structures import Record
+from gdseg.structures import ClassInfo, Colour, Record
 
 TOLERANCE = 2.0  # pixels by which polygons and boxes may leave the image: annotation tools round
 

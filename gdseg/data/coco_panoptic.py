@@ -14,11 +14,11 @@ from typing import Any
 
 from gdseg.data.coco import is_id, read_categories, read_images, read_json
 from gdseg.data.coco_files import find_images, find_json
-from gdseg.data.part import ClassInfo, Fault, Format, Part, Source, kept_classes
+from gdseg.data.part import Fault, Format, Part, Source, kept_classes
 from gdseg.data.rle import shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
-from gdseg.structures import LabelMap, Record
+from gdseg.structures import ClassInfo, LabelMap, Record
 
 _PATTERNS = ("annotations/panoptic_{}*.json", "panoptic_{}*.json", "{}/panoptic*.json", "panoptic/{}*.json")
 _VOID = frozenset({0})

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from gdseg.data import ade20k, cityscapes, coco_files, coco_panoptic, semantic_folder
 from gdseg.data.images import image_size, list_images
-from gdseg.data.part import ClassInfo, Fault, Format, Part, Source
+from gdseg.data.part import Fault, Format, Part, Source
 from gdseg.data.shapes import builtin_shapes
 from gdseg.data.split import Split
 from gdseg.errors import DataError
 from gdseg.recipe import Data
-from gdseg.structures import Record
+from gdseg.structures import ClassInfo, Record
 
 FORMATS: tuple[Format, ...] = (  # in the order they are asked
     coco_files.FORMAT,

@@ -14,10 +14,9 @@ from pathlib import Path
 from gdseg.data.rle import shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
-from gdseg.structures import Record
+from gdseg.structures import ClassInfo, Record
 
 WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,6 @@ class Fault:
         places = [("image", self.image_id), ("annotation", self.annotation_id)]
         where = ", ".join(f"{name} {shorten(value)}" for name, value in places if value is not None)
         return f"{self.kind}: {where + ': ' if where else ''}{self.text}"
-
-
-@dataclass(frozen=True)
-class ClassInfo:
-    """One class of the data: the user's id, name, thing or stuff, and a colour if the data gives one."""
-
-    id: int
-    name: str
-    is_thing: bool = True
-    colour: Colour | None = None
 
 
 @dataclass

@@ -17,11 +17,11 @@ from PIL import Image
 from gdseg.data.coco import read_categories
 from gdseg.data.label_maps import SUFFIXES, read_ids
 from gdseg.data.map_folders import find_folders, pair
-from gdseg.data.part import ClassInfo, Fault, Format, Part, Source
+from gdseg.data.part import Fault, Format, Part, Source
 from gdseg.data.rle import shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
-from gdseg.structures import Code, LabelMap
+from gdseg.structures import ClassInfo, Code, LabelMap
 
 _SHOWN = 20  # maps whose values are listed where classes are not declared
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from gdseg.data.dataset import Dataset
+from gdseg.data.label_maps import with_masks
 from gdseg.data.loader import eval_batches
 from gdseg.device import amp_dtype
 from gdseg.eval.coco import score
+from gdseg.eval.maps import found_map, score_maps
+from gdseg.eval.scores import Scores
 from gdseg.models.decode import decode
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
@@ -28,15 +31,23 @@ def evaluate(
     device: torch.device,
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Mask and box AP of `model` on `dataset.val` (see `eval.coco.Scores`), and its COCO results.
+) -> Scores:
+    """Scores of `model` on `dataset.val` for the recipe's task: AP, panoptic quality, or mIoU and the like.
 
     The model's training mode and all random states are left as they were. Raises DataError for an
-    unreadable image.
+    unreadable image or label map.
     """
-    results = find(model, dataset, recipe, device, batch_size, progress)
-    limit = recipe.postprocess.max_detections
-    return score(dataset.val, dataset.classes, dataset.category_ids, results, limit).metrics, results
+    if recipe.task == "instance":
+        results = find(model, dataset, recipe, device, batch_size, progress)
+        return score_instances(dataset, results, recipe.postprocess.max_detections)
+    predictions = _infer(model, dataset, recipe, device, batch_size, progress)
+    return score_maps((found_map(prediction) for prediction in predictions), dataset, recipe.task)
+
+
+def score_instances(dataset: Dataset, results: Sequence[Mapping[str, Any]], max_detections: int) -> Scores:
+    """AP of checked COCO results on `dataset.val` (see `eval.coco.score`)."""
+    records = [with_masks(record, "instance") for record in dataset.val]
+    return score(records, dataset.classes, dataset.category_ids, results, max_detections)
 
 
 def find(
@@ -48,13 +59,25 @@ def find(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """COCO results, with the user's image and category ids, of `model` on `dataset.val`."""
-    results = []
-    predictions = infer_records(model, dataset.val, recipe, len(dataset.classes), device, batch_size)
-    for done, prediction in enumerate(predictions, 1):
-        results += prediction.to_coco(prediction.image_id, dataset.category_ids)
+    predictions = _infer(model, dataset, recipe, device, batch_size, progress)
+    return [result for p in predictions for result in p.to_coco(p.image_id, dataset.category_ids)]
+
+
+def _infer(
+    model: SegmentationModel,
+    dataset: Dataset,
+    recipe: Recipe,
+    device: torch.device,
+    batch_size: int | None,
+    progress: Progress | None,
+) -> Iterator[Predictions]:
+    """Predictions for the validation images, saying how many are done."""
+    records, classes = dataset.val, len(dataset.classes)
+    found = infer_records(model, records, recipe, classes, device, batch_size, dataset.things)
+    for done, prediction in enumerate(found, 1):
         if progress:
-            progress(done, len(dataset.val))
-    return results
+            progress(done, len(records))
+        yield prediction
 
 
 def infer_records(
@@ -64,6 +87,7 @@ def infer_records(
     num_classes: int,
     device: torch.device,
     batch_size: int | None = None,
+    things: Sequence[bool] | None = None,
 ) -> Iterator[Predictions]:
     """Predictions for the records, those of one size together, one batch in memory at a time.
 
@@ -75,17 +99,22 @@ def infer_records(
         try:
             model.eval()
             for batch in eval_batches(records, recipe, batch_size or default_batch_size(recipe)):
-                yield from infer_batch(model, batch, recipe, num_classes, device)
+                yield from infer_batch(model, batch, recipe, num_classes, device, things)
         finally:
             model.train(was_training)
 
 
 def infer_batch(
-    model: SegmentationModel, batch: Batch, recipe: Recipe, num_classes: int, device: torch.device
+    model: SegmentationModel,
+    batch: Batch,
+    recipe: Recipe,
+    num_classes: int,
+    device: torch.device,
+    things: Sequence[bool] | None = None,
 ) -> list[Predictions]:
-    """Predictions for the images of one batch; `model` is in eval mode on `device`."""
+    """Predictions for the images of one batch; `model` is in eval mode on `device`; things: see `decode`."""
     batch = batch.to(device)
-    return decode(forward(model, batch, recipe), batch, recipe, num_classes)
+    return decode(forward(model, batch, recipe), batch, recipe, num_classes, things)
 
 
 def forward(model: SegmentationModel, batch: Batch, recipe: Recipe) -> Outputs:

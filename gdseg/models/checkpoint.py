@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from gdseg.files import replace_file
 from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe, parse_recipe
+from gdseg.structures import ClassInfo
 
 _FORMAT = "gdseg-1"
 
@@ -37,6 +39,12 @@ class Network:
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     split_sha256: str = ""
+    table: list[ClassInfo] = field(default_factory=list)
+
+    @property
+    def things(self) -> list[bool]:
+        """Whether each label is a thing; all are where nothing is known of them."""
+        return [c.is_thing for c in self.table] or [True] * len(self.classes)
 
 
 def save_network(network: Network, path: Path) -> None:
@@ -46,7 +54,14 @@ def save_network(network: Network, path: Path) -> None:
         "format": _FORMAT,
         "gdseg_version": __version__,
         "recipe": dump_recipe(network.recipe),
-        "classes": json.dumps({"names": network.classes, "category_ids": network.category_ids}),
+        "classes": json.dumps(
+            {
+                "names": network.classes,
+                "category_ids": network.category_ids,
+                "things": network.things,
+                "colours": [c.colour for c in network.table],
+            }
+        ),
         "role": network.role,
         "step": str(network.step),
         "metrics": json.dumps(network.metrics),
@@ -82,14 +97,14 @@ def load_network(path: Path | str, device: torch.device | str = "cpu") -> Networ
         names, category_ids = [str(n) for n in classes["names"]], [int(i) for i in classes["category_ids"]]
         metrics = {str(k): float(v) for k, v in json.loads(metadata["metrics"]).items()}
         step = int(metadata["step"])
-        if len(names) != len(category_ids):
-            raise ValueError("classes and category ids differ in number")
+        table = _table(names, category_ids, classes)
         with torch.device("meta"):  # a hostile recipe costs no memory before its shapes are compared
             check_weights(build_model(recipe, len(names), load_weights=False), path)
     except CheckpointError:
         raise
     except (
         KeyError,
+        IndexError,
         TypeError,
         ValueError,
         ArithmeticError,
@@ -103,7 +118,18 @@ def load_network(path: Path | str, device: torch.device | str = "cpu") -> Networ
         model.load_state_dict({name: file.get_tensor(name) for name in model.state_dict()})
     model = model.to(device).eval()
     role, split = metadata.get("role", "teacher"), metadata.get("split_sha256", "")
-    return Network(model, recipe, names, category_ids, role, step, metrics, split)
+    return Network(model, recipe, names, category_ids, role, step, metrics, split, table)
+
+
+def _table(names: list[str], category_ids: list[int], stored: dict[str, Any]) -> list[ClassInfo]:
+    """What is known of each class; older files say nothing of things and colours. Raises ValueError."""
+    things = stored.get("things", [True] * len(names))
+    colours = stored.get("colours") or [None] * len(names)
+    if not len(names) == len(category_ids) == len(things) == len(colours):
+        raise ValueError("classes, category ids, things and colours differ in number")
+    triples = [None if c is None else (int(c[0]), int(c[1]), int(c[2])) for c in colours]
+    rows = zip(category_ids, names, things, triples, strict=True)
+    return [ClassInfo(number, name, bool(thing), colour) for number, name, thing, colour in rows]
 
 
 def check_weights(model: nn.Module, path: Path) -> None:

@@ -45,7 +45,7 @@ def distill(
     seed_step(recipe.seed, 0)
     student = build_student(recipe, classes, guide, load_weights=not resume).to(device)
     teacher = Teacher(guide, student, recipe)
-    learner = Learner(student, recipe, classes, rule.steps, device)
+    learner = Learner(student, recipe, classes, rule.steps, device, data.dataset.things)
 
     session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet)
     state = {"student": student, "teacher": teacher.average}
@@ -58,7 +58,7 @@ def distill(
         "burn_in_steps": rule.burn_in_steps,
     }
     record_run(run, recipe, "distill", data, device, overwrite=overwrite and not resume, **facts)
-    alarm = Alarm(rule, objects_per_image(data.labelled))
+    alarm = Alarm(rule, objects_per_image(data.labelled, recipe.task))
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
     with session:
         _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)

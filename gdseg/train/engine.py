@@ -87,6 +87,7 @@ class Learner:
         num_classes: int,
         total_steps: int,
         device: torch.device,
+        things: Sequence[bool] | None = None,
     ) -> None:
         self.model = model
         self.train = recipe.train
@@ -94,7 +95,7 @@ class Learner:
         self.total_steps = total_steps
         self.device = device
         self.softmax = recipe.softmax_classes
-        self.criterion = Criterion(recipe, num_classes)
+        self.criterion = Criterion(recipe, num_classes, things)
         self.optimizer: Optimizer = build_optimizer(model, recipe.train)
         self.amp_dtype = amp_dtype(recipe.train.precision, device)
         self.scaler = GradScaler(device.type, enabled=self.amp_dtype == torch.float16)

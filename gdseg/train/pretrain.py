@@ -37,7 +37,7 @@ def pretrain(
     seed_step(recipe.seed, 0)
     model = build_model(recipe, classes, load_weights=not resume).to(device)
     average = copy.deepcopy(model).eval() if train.ema_decay else model
-    learner = Learner(model, recipe, classes, train.steps, device)
+    learner = Learner(model, recipe, classes, train.steps, device, data.dataset.things)
 
     session = Session("pretrain", run, recipe, data.dataset, data.split.sha256, learner, train.steps, quiet)
     roles, state = {"teacher": average}, {"model": model, "average": average}

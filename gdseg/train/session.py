@@ -10,7 +10,7 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -96,7 +96,7 @@ class Session:
         if not self.dataset.val:
             return
         for role, network in roles.items():
-            metrics, _ = evaluate(network, self.dataset, self.recipe, self.learner.device)
+            metrics = evaluate(network, self.dataset, self.recipe, self.learner.device).metrics
             self.scores[role] = metrics
             self.log.evaluation(steps_done, role, metrics)
             self._keep_best(steps_done, role, network, metrics)
@@ -137,7 +137,8 @@ class Session:
         classes, ids = self.dataset.classes, self.dataset.category_ids
         scores = metrics or self.scores.get(role, {})
         flat = {k: v for k, v in scores.items() if isinstance(v, float) and v == v}
-        save_network(Network(model, self.recipe, classes, ids, role, step, flat, self.split_sha256), path)
+        network = Network(model, self.recipe, classes, ids, role, step, flat, self.split_sha256)
+        save_network(replace(network, table=self.dataset.table), path)
 
     def _file(self, name: str) -> Path:
         return self.run / "checkpoints" / name

@@ -5,6 +5,8 @@ Called by pretrain.py and distill.py.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -17,13 +19,15 @@ import torch
 
 from gdseg import __version__
 from gdseg.data.dataset import Dataset, labelled_records, open_dataset
+from gdseg.data.label_maps import with_masks
 from gdseg.data.split import Split, choose_split, load_split, save_split
-from gdseg.errors import UsageError
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
 from gdseg.runs import file_sha256, prepare_run
 from gdseg.structures import Record
+
+_COUNTED_MAPS = 100
 
 
 @dataclass
@@ -38,12 +42,9 @@ class Start:
 def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
     """Open the data set and choose the labelled split, or reload that of the run `resumed`.
 
-    Raises DataError, and UsageError for a task whose labels cannot be read yet.
+    Raises DataError.
     """
-    if recipe.task != "instance":
-        what = f"task: {recipe.task} needs {recipe.task} labels, and gdseg reads instance labels only so far"
-        raise UsageError(what, "task", "use task=instance")
-    dataset = open_dataset(recipe.data)
+    dataset = open_dataset(recipe.data, task=recipe.task)
     if resumed:
         split = load_split(resumed / "split.json", dataset.train)
     else:
@@ -77,7 +78,7 @@ def record_run(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "seed": recipe.seed,
         "data": str(start.dataset.root),
-        "data_sha256": file_sha256(start.dataset.train_json) if start.dataset.train_json else None,
+        "data_sha256": _labels_sha256(start.dataset),
         "classes": start.dataset.classes,
         "labelled": len(start.labelled),
         "split_sha256": start.split.sha256,
@@ -85,8 +86,24 @@ def record_run(
     write_json(run / "run.json", {**about, **facts})
 
 
-def objects_per_image(records: Sequence[Record]) -> float:
-    """Mean count of labelled, non-crowd objects an image; 0 without images."""
+def _labels_sha256(dataset: Dataset) -> str | None:
+    """Of the training json, or of the ids and sizes of the files in a folder of label maps."""
+    labels = dataset.train_json
+    if labels is None or labels.is_file():
+        return file_sha256(labels) if labels else None
+    maps = [r.label_map.path for r in dataset.train if r.label_map]
+    listed = [[path.relative_to(labels).as_posix(), path.stat().st_size] for path in maps]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def objects_per_image(records: Sequence[Record], task: str) -> float:
+    """Mean count of labelled objects (panoptic: segments, semantic: classes) an image, crowds aside.
+
+    0 without images; of images with label maps, 100 are looked at.
+    """
+    if any(r.label_map for r in records):
+        step = max(1, len(records) // _COUNTED_MAPS)
+        records = [with_masks(record, task) for record in records[::step]]
     counts = [sum(not a.get("iscrowd") for a in r.annotations or ()) for r in records]
     return sum(counts) / len(counts) if counts else 0.0
 

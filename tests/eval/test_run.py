@@ -29,7 +29,9 @@ class Knowing(nn.Module):
         return Outputs([LayerOutput("final", images)])
 
 
-def decode(outputs: Outputs, batch: Batch, recipe: Recipe, num_classes: int) -> list[Predictions]:
+def decode(
+    outputs: Outputs, batch: Batch, recipe: Recipe, num_classes: int, things: list[bool]
+) -> list[Predictions]:
     torch.rand(3)  # a decoder that draws must not disturb training
     found = []
     for image_id, image, size in zip(
@@ -53,7 +55,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
         annotation = {"label": 1, "segmentation": to_rle(pixels > 0), "iscrowd": 0}
         records.append(Record(f"id{i}", tmp_path / f"{i}.png", *pixels.shape, (annotation,)))
-    return SimpleNamespace(val=records, classes=["a", "b"], category_ids=[3, 70])
+    return SimpleNamespace(val=records, classes=["a", "b"], category_ids=[3, 70], things=[True, True])
 
 
 @pytest.fixture
@@ -67,9 +69,10 @@ def recipe() -> Recipe:
 @pytest.mark.parametrize("batch_size", [None, 1, 3])
 def test_knows_all(dataset: SimpleNamespace, recipe: Recipe, batch_size: int | None) -> None:
     seen: list[tuple[int, int]] = []
-    metrics, results = run.evaluate(
+    results = run.find(
         cast(Any, Knowing()), cast(Any, dataset), recipe, CPU, batch_size, lambda *n: seen.append(n)
     )
+    metrics = run.evaluate(cast(Any, Knowing()), cast(Any, dataset), recipe, CPU, batch_size).metrics
     assert metrics["mask_ap"] == metrics["box_ap"] == pytest.approx(1)
     assert [r["image_id"] for r in results] == [f"id{i}" for i in range(5)]
     assert {r["category_id"] for r in results} == {70}
@@ -107,7 +110,7 @@ def test_memory_is_one_batch(
 
     run_eval_batches = run.eval_batches
     monkeypatch.setattr(run, "eval_batches", counted)
-    predictions = run.infer_records(cast(Any, Knowing()), dataset.val, recipe, 2, CPU, 2)
+    predictions = run.infer_records(cast(Any, Knowing()), dataset.val, recipe, 2, CPU, 2, [True, True])
     next(predictions)
     assert len(pulled) == 1
 
