@@ -81,6 +81,11 @@ inline void store_channels(BFloat16Bits* p, const __m256 (&channels)[V]) {
   }
 }
 
+template <int V>
+inline void stream_channels(float* p, const __m256 (&channels)[V]) {
+  for (int v = 0; v < V; v++) _mm256_stream_ps(p + kLanes * v, channels[v]);
+}
+
 inline __m256i first_lanes(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }

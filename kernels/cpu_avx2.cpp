@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "avx2_math.h"
 
@@ -253,14 +254,47 @@ inline void gather(const Task& task, const Head<T>& head, const Samples& s, T* o
   store_channels<V>(out, sum[0]);
 }
 
+// The samples of one query after the other, each known while its predecessor is worked on: in place, where pixels
+// come from far away, they are fetched meanwhile.
+template <class T, int K>
+class SampleStream {
+ public:
+  SampleStream(const Task& task, const Part& part, const Head<T>& head)
+      : task_(task), part_(part), head_(head), levels_(point_levels(task)) {
+    if (part.first_query < part.end_query) read(part.first_query);
+  }
+  const PointLevels& levels() const { return levels_; }
+
+  // Queries must be asked for in order.
+  const Samples& at(int64_t query) {
+    if (query + 1 < part_.end_query) read(query + 1);
+    return samples_[query & 1];
+  }
+
+ private:
+  void read(int64_t query) {
+    Samples& samples = samples_[query & 1];
+    read_samples<T, K>(task_, part_, query, levels_, samples);
+    if (head_.dense) return;
+    for (int k = 0; k < points_of<K>(task_); k++)
+      for (int c = 0; c < 4; c++)
+        prefetch_row(head_.value + samples.token[c][k] * head_.stride, 0, task_.D * sizeof(T));
+  }
+
+  const Task& task_;
+  const Part& part_;
+  const Head<T>& head_;
+  const PointLevels levels_;
+  Samples samples_[2];
+};
+
 template <class T, int V, int K>
 void forward(const Task& task, const Part& part, void* scratch) {
-  const PointLevels levels = point_levels(task);
   Head<T> head = head_in_place<T>(task, part);
   if (copy_pays(task)) head = dense_head<T>(task, part, static_cast<T*>(scratch));
-  Samples samples;
+  SampleStream<T, K> stream(task, part, head);
   for (int64_t q = part.first_query; q < part.end_query; q++) {
-    read_samples<T, K>(task, part, q, levels, samples);
+    const Samples& samples = stream.at(q);
     T* out = static_cast<T*>(task.out) + row_of(task, part, q) * V * kLanes;
     prefetch_row(task.out, row_of(task, part, q + kQueriesAhead), V * kLanes * sizeof(T));
     if (head.dense)
@@ -404,17 +438,23 @@ void write_value(const Task& task, const Part& part, const float* grad_value) {
   const int64_t stride = task.M * D;
   T* to = static_cast<T*>(task.grad_value) + part.image * task.S * stride + part.head * D;
   const Rows rows = rows_of(task, part);
+  // whole cache lines of a tensor that is larger than the caches: no need to read them first
+  const bool past_caches =
+      std::is_same<T, float>::value && D * sizeof(T) % kCacheLine == 0 && reinterpret_cast<uintptr_t>(to) % kCacheLine == 0;
   for (int64_t s = rows.first; s < rows.end; s++) {
     __m256 channels[V];
     for (int v = 0; v < V; v++) channels[v] = load8(grad_value + s * D + kLanes * v);
-    store_channels<V>(to + s * stride, channels);
+    if (past_caches)
+      stream_channels<V>(reinterpret_cast<float*>(to + s * stride), channels);
+    else
+      store_channels<V>(to + s * stride, channels);
   }
+  _mm_sfence();
 }
 
 template <class T, int V, int K, bool kPlaces, bool kValue>
 void backward_part(const Task& task, const Part& part, void* scratch) {
   constexpr int D = V * kLanes;
-  const PointLevels levels = point_levels(task);
   float* grad_value = static_cast<float*>(scratch);
   Head<T> head = head_in_place<T>(task, part);
   if (kPlaces && copy_pays(task)) head = dense_head<T>(task, part, reinterpret_cast<T*>(grad_value + (task.S + 1) * D));
@@ -423,14 +463,14 @@ void backward_part(const Task& task, const Part& part, void* scratch) {
     std::memset(grad_value + rows.first * D, 0, (rows.end - rows.first) * D * sizeof(float));
     std::memset(grad_value + task.S * D, 0, D * sizeof(float));
   }
-  Samples samples;
+  SampleStream<T, K> stream(task, part, head);
   PointGradients points{};
   const int count = points_of<K>(task);
   const int first = kPlaces ? 0 : static_cast<int>(part.first_level * task.P);
   const int end = kPlaces ? count : static_cast<int>(part.end_level * task.P);
   for (int64_t q = part.first_query; q < part.end_query; q++) {
     const int64_t row = row_of(task, part, q);
-    read_samples<T, K>(task, part, q, levels, samples);
+    const Samples& samples = stream.at(q);
     const T* grad = static_cast<const T*>(task.grad) + row * D;
     const int64_t ahead = row_of(task, part, q + kQueriesAhead);
     prefetch_row(task.grad, ahead, D * sizeof(T));
@@ -443,10 +483,10 @@ void backward_part(const Task& task, const Part& part, void* scratch) {
     if (!kPlaces) continue;
     finish_points(count, samples, points);
     if (task.fused) {
-      write_offsets<T, K>(task, part, q, levels, points);
+      write_offsets<T, K>(task, part, q, stream.levels(), points);
       write_logits<T, K>(task, row, samples, points);
     } else {
-      write_plain<K>(task, row, levels, points);
+      write_plain<K>(task, row, stream.levels(), points);
     }
   }
   if (kValue) write_value<T, V>(task, part, grad_value);
