@@ -12,7 +12,7 @@ from gdseg.errors import CheckpointError
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.train.convert import convert_state_dict, to_official
-from gdseg.train.convert.classes import classes_of
+from gdseg.train.convert.classes import classes_of, is_thing
 from gdseg.train.convert.huggingface import as_official
 from gdseg.train.convert.identify import published
 from gdseg.train.convert.tensors import bare_model
@@ -161,6 +161,11 @@ def test_class_names_of_known_data():
     assert classes_of("coco_2017_val", 80)[1][-1] == 90
     assert classes_of("coco_2017_val_panoptic_with_sem_seg", 133)[1][-1] == 200
     assert classes_of("cityscapes_fine_instance_seg_val", 8)[1] == [24, 25, 26, 27, 28, 31, 32, 33]
+    things = [is_thing("coco_2017_val_panoptic", i) for i in classes_of("coco_2017_val", 133)[1]]
+    assert sum(things) == 80
+    ids = classes_of("cityscapes_fine_panoptic_val", 19)[1]
+    assert [i for i in ids if is_thing("cityscapes", i)] == classes_of("cityscapes", 8)[1]
+    assert is_thing("mine", 0)
     assert classes_of("mine", 2) == (["class 0", "class 1"], [0, 1])
 
 

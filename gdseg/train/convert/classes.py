@@ -42,6 +42,13 @@ def classes_of(dataset: str, count: int) -> tuple[list[str], list[int]]:
     return [name for _, name in pairs], [number for number, _ in pairs]
 
 
+def is_thing(dataset: str, category_id: int) -> bool:
+    """Whether a class of the official data set is a thing; all are where nothing is known."""
+    if dataset.startswith("coco"):
+        return category_id <= 90
+    return category_id >= 24 or not dataset.startswith("cityscapes")
+
+
 def _coco() -> list[tuple[int, str]]:
     numbers = [i for i in range(1, 91) if i not in _COCO_GAPS]
     return list(zip(numbers, (name.replace("_", " ") for name in COCO.split()), strict=True))

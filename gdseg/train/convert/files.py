@@ -14,8 +14,11 @@ from gdseg.errors import CheckpointError
 from gdseg.files import replace_file
 from gdseg.models.checkpoint import Network, load_network, save_network
 from gdseg.models.model import build_model
+from gdseg.runs import find_checkpoint
+from gdseg.structures import ClassInfo
 from gdseg.train.convert import convert_state_dict, to_official
 from gdseg.train.convert.backbones import convert_backbone, is_backbone
+from gdseg.train.convert.classes import is_thing
 from gdseg.train.convert.huggingface import FAMILY, as_official, class_names, is_huggingface
 from gdseg.train.convert.identify import published
 from gdseg.train.convert.readers import read_tensors
@@ -65,8 +68,10 @@ def _convert(tensors: dict[str, Any], source: Path, target: Path, wanted: Wanted
     _name_classes(report, wanted.classes or names)
     model = build_model(recipe, report.num_classes, load_weights=False)
     model.load_state_dict(state)
-    role = report.role or "teacher"
-    save_network(Network(model, recipe, report.classes, report.category_ids, role), target)
+    network = Network(model, recipe, report.classes, report.category_ids, report.role or "teacher")
+    pairs = zip(report.category_ids, report.classes, strict=True)
+    network.table = [ClassInfo(number, name, is_thing(report.dataset, number)) for number, name in pairs]
+    save_network(network, target)
     return report
 
 
@@ -76,15 +81,15 @@ def _name_classes(report: Report, names: list[str]) -> None:
     if len(names) != report.num_classes:
         raise CheckpointError(f"{len(names)} class names, but the network has {report.num_classes} classes")
     if names != report.classes:
-        report.classes, report.category_ids = names, list(range(len(names)))
+        report.classes, report.category_ids, report.dataset = names, list(range(len(names))), ""
 
 
 def export_official(source: Path, target: Path) -> dict[str, int]:
     """Write one of our networks as a .pth that official code loads (`model` inside); counts of tensors.
 
-    Raises CheckpointError when the architecture has no official counterpart.
+    source is a file or a run. Raises CheckpointError when the architecture has no official counterpart.
     """
-    network = load_network(source)
+    network = load_network(find_checkpoint(source))
     state = to_official(network.model.state_dict(), network.recipe, len(network.classes))
     replace_file(target, lambda temporary: torch.save({"model": state}, temporary), RuntimeError)
     return {"tensors": len(network.model.state_dict()), "official": len(state)}
