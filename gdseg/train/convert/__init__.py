@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gdseg.recipe import Recipe
@@ -30,10 +31,10 @@ def convert_state_dict(
 
     options: the official configuration (the MODEL node, all of it, or a record of built modules), or the name
     of a published one; None: the published one that fits the tensors. role: teacher or student of an
-    ensemble. The result loads strictly. Tensors may be on the meta device. Raises CheckpointError for
-    anything unexplained.
+    ensemble. The result loads strictly. Tensors may be numpy arrays, or on the meta device. Raises
+    CheckpointError for anything unexplained.
     """
-    tensors = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    tensors = {name.removeprefix("module."): torch.as_tensor(value) for name, value in state_dict.items()}
     report = Report(family_of(tensors))
     tensors, report.role = one_network(tensors, role)
     report.license = LICENSES[report.family]

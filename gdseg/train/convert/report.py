@@ -10,7 +10,7 @@ class Report:
     """Every tensor of the source is in exactly one of `mapped`, `merged`, `ignored`.
 
     mapped: source name -> ours; renamed: those of them whose name changed; merged: copy of a shared tensor ->
-    ours; ignored: source name -> why it is not needed; filled: our name -> what stands for a tensor that the
+    ours; ignored: source name -> why it is not needed; missing: our name -> what stands for a tensor that the
     source lacks; assumed: what the file does not say and was taken from the options or the published
     configuration; differences: where file and options disagree (the file is right).
     """
@@ -28,7 +28,7 @@ class Report:
     mapped: dict[str, str] = field(default_factory=dict)
     merged: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
-    filled: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
@@ -39,5 +39,5 @@ class Report:
 
     def counts(self) -> dict[str, int]:
         """How many tensors met which fate."""
-        names = ("mapped", "renamed", "merged", "ignored", "filled")
+        names = ("mapped", "renamed", "merged", "ignored", "missing")
         return {name: len(getattr(self, name)) for name in names}

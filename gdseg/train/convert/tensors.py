@@ -52,7 +52,7 @@ def from_official(tensors: Mapping[str, Tensor], recipe: Recipe, report: Report)
         if not found:
             if key.endswith(_COUNTER):  # frozen norms count nothing
                 converted[key] = torch.zeros((), dtype=torch.int64)
-                report.filled[key] = "0"
+                report.missing[key] = "0"
             else:
                 faults.append(f"lacks {(_spellings(key, recipe) or [key])[0]}")
             continue
