@@ -220,6 +220,7 @@ class Distill:
     mask_nms: float = key(0.0, "drop a pseudo-label whose mask overlaps a better one of its class by more than this IoU; 0: keep duplicates, as officially", low=0.0, high=1.0)
     max_instances: int = key(0, "pseudo-labels kept an image, best first; 0: all", low=0)
     pixel_threshold: float = key(0.5, "pseudo-label: a pixel belongs to the mask above this probability", low=0.0, high=1.0)
+    region_threshold: float = key(0.5, "panoptic (stuff) and semantic: a pixel gets the class whose class score times mask probability is largest, if above this; other pixels outside things are ignored", low=0.0, high=1.0)
     ignore_threshold: float = key(0.0, "instances scored between this and class_threshold become ignore regions; 0: none", low=0.0, high=1.0)
     weighting: str = key("hard", "weight of a pseudo-label: hard (1) or score", choices=["hard", "score"])
     boxes: str = key("mask", "boxes of pseudo-labels: tight box of the mask, or the box head's", choices=["mask", "head"])

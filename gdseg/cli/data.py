@@ -8,6 +8,7 @@ import typer
 
 from gdseg.cli.console import err, out, print_json, print_table
 from gdseg.cli.options import DebugOpt, JsonOpt, OverridesArg, OverwriteOpt
+from gdseg.errors import UsageError
 
 if TYPE_CHECKING:
     from gdseg.data.inspect import PartReport, Report
@@ -18,11 +19,13 @@ data_app = typer.Typer(
 )
 DataArg = Annotated[str, typer.Argument(metavar="DATA", help="Folder of the data set, or 'shapes'.")]
 
-SHAPES_HELP = """Make the built-in data set of textured shapes, in COCO format.
+SHAPES_HELP = """Make the built-in data set of textured shapes: COCO, or folders of label maps.
 
 [bold]Examples[/bold]
 
   gdseg data shapes --out shapes/
+
+  gdseg data shapes --out scenes/ --task panoptic
 
   gdseg data shapes --out big/ --train 5000 --val 500 --size 256 --seed 7
 """
@@ -51,12 +54,18 @@ def shapes(
     val: Annotated[int, typer.Option(help="Validation images.", min=1)] = 150,
     size: Annotated[int, typer.Option(help="Edge length, pixels.", min=48)] = 128,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    task: Annotated[str, typer.Option(help="instance, panoptic or semantic.")] = "instance",
     debug: DebugOpt = False,
 ) -> None:
     """See SHAPES_HELP."""
+    from gdseg.data.scenes import make_scenes
     from gdseg.data.shapes import ShapesOptions, make_shapes
 
-    make_shapes(folder, ShapesOptions(train, val, size, seed))
+    options = ShapesOptions(train, val, size, seed)
+    if check_task(task) == "instance":
+        make_shapes(folder, options)
+    else:
+        make_scenes(folder, options, task)
     out.print(f"made {train} training and {val} validation images in {folder}", soft_wrap=True)
 
 
@@ -75,6 +84,13 @@ def inspect(
         _print_report(report)
     if report.serious:
         raise typer.Exit(3)
+
+
+def check_task(task: str) -> str:
+    """The task itself. Raises UsageError if there is none of that name."""
+    if task not in ("instance", "panoptic", "semantic"):
+        raise UsageError(f"'{task}' is no task", "--task", "instance, panoptic or semantic")
+    return task
 
 
 def _data_keys(root: str, overrides: list[str] | None) -> "Data":
@@ -139,7 +155,6 @@ def split(
     """See SPLIT_HELP."""
     from gdseg.data.dataset import open_dataset
     from gdseg.data.split import save_split, split_by_ratio
-    from gdseg.errors import UsageError
 
     if path.is_dir():
         raise UsageError("--out is a folder, a file is needed", path, "as --out split.json")

@@ -14,6 +14,7 @@ from pathlib import Path
 from gdseg.data import ade20k, cityscapes, coco_files, coco_panoptic, semantic_folder
 from gdseg.data.images import image_size, list_images
 from gdseg.data.part import Fault, Format, Part, Source
+from gdseg.data.scenes import builtin_scenes
 from gdseg.data.shapes import builtin_shapes
 from gdseg.data.split import Split
 from gdseg.errors import DataError
@@ -61,7 +62,7 @@ def open_dataset(
     part that is not found (naming the key that would say where), for faulty annotations, and when
     the two parts declare different categories.
     """
-    root = builtin_shapes() if data.root == "shapes" else Path(data.root).expanduser()
+    root = _builtin(task) if data.root == "shapes" else Path(data.root).expanduser()
     if not root.is_dir():
         raise DataError(
             "no such data set", root, "set --data (data.root) to its folder, or use --data shapes"
@@ -89,6 +90,10 @@ def open_dataset(
         [replace(f, text=f"{f.text} ({part.path.name})") for part in found.values() for f in part.faults],
         first.table,
     )
+
+
+def _builtin(task: str) -> Path:
+    return builtin_shapes() if task == "instance" else builtin_scenes(task)
 
 
 def _find(root: Path, part: str, data: Data, task: str) -> Source:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ class ShapesOptions:
 
 
 @dataclass
-class _Object:
+class Object:
+    """One drawn object, or a crowd of them: what is visible of it, bool [h, w]."""
+
     label: int
     mask: NDArray[np.bool_]
     crowd: bool = False
@@ -51,15 +54,20 @@ class _Object:
 def builtin_shapes() -> Path:
     """The folder of the default data set in the cache ($GDSEG_CACHE or ~/.cache/gdseg), made on first use."""
     options = ShapesOptions()
+    return in_cache("shapes", VERSION, options, lambda folder: make_shapes(folder, options))
+
+
+def in_cache(name: str, version: int, options: ShapesOptions, make: Callable[[Path], None]) -> Path:
+    """The folder of a data set in the cache, made by `make` if it is not there. Raises MachineError."""
     cache = Path(os.environ.get("GDSEG_CACHE") or Path.home() / ".cache" / "gdseg")
-    digest = hashlib.sha256(json.dumps([VERSION, asdict(options)]).encode()).hexdigest()[:10]
-    folder = cache / f"shapes-{digest}"
+    digest = hashlib.sha256(json.dumps([version, asdict(options)]).encode()).hexdigest()[:10]
+    folder = cache / f"{name}-{digest}"
     if not folder.is_dir():
-        _make_in_one_step(folder, options)
+        _make_in_one_step(folder, make)
     return folder
 
 
-def _make_in_one_step(folder: Path, options: ShapesOptions) -> None:
+def _make_in_one_step(folder: Path, make: Callable[[Path], None]) -> None:
     """Make the data set beside `folder` and rename it: nobody ever sees half of it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +77,7 @@ def _make_in_one_step(folder: Path, options: ShapesOptions) -> None:
             f"cannot write the cache: {error.strerror}", folder.parent, "set GDSEG_CACHE"
         ) from error
     try:
-        make_shapes(temporary, options)
+        make(temporary)
         temporary.chmod(0o755)
         if not folder.is_dir():
             temporary.rename(folder)
@@ -85,15 +93,22 @@ def make_shapes(folder: Path, options: ShapesOptions) -> None:
 
     Raises UsageError for sizes below 48 pixels or no image, DataError if a part is there already.
     """
+    for part, count in check_options(folder, options, "{}"):
+        (folder / part).mkdir(parents=True)
+        _write_part(folder, part, count, options)
+
+
+def check_options(folder: Path, options: ShapesOptions, images: str) -> list[tuple[str, int]]:
+    """(part, images) of what to make. images: a part's folder, as "images/{}". Raises as `make_shapes`."""
     if options.size < 48 or options.train < 1 or options.val < 1:
         raise UsageError(
             "the size must be at least 48 pixels, the numbers of images at least 1", "--size, --train, --val"
         )
-    for part, count in (("train", options.train), ("val", options.val)):
-        if (folder / part).exists():
-            raise DataError("the folder holds a data set already", folder / part, "name another --out")
-        (folder / part).mkdir(parents=True)
-        _write_part(folder, part, count, options)
+    for part in ("train", "val"):
+        if (folder / images.format(part)).exists():
+            taken = folder / images.format(part)
+            raise DataError("the folder holds a data set already", taken, "name another --out")
+    return [("train", options.train), ("val", options.val)]
 
 
 def _write_part(folder: Path, part: str, count: int, options: ShapesOptions) -> None:
@@ -116,7 +131,7 @@ def _write_part(folder: Path, part: str, count: int, options: ShapesOptions) -> 
     write_json(folder / "annotations" / f"instances_{part}.json", content, indent=None)
 
 
-def _annotation(thing: _Object) -> dict[str, Any]:
+def _annotation(thing: Object) -> dict[str, Any]:
     rows, columns = np.flatnonzero(thing.mask.any(1)), np.flatnonzero(thing.mask.any(0))
     x, y = int(columns[0]), int(rows[0])
     return {
@@ -128,18 +143,24 @@ def _annotation(thing: _Object) -> dict[str, Any]:
     }
 
 
-def draw_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[_Object]]:
+def draw_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[Object]]:
     """One image uint8 [h, w, 3] (edges within an eighth of `size`) and its objects (visible masks)."""
     shape = int(size * rng.choice([0.875, 1, 1.125])), int(size * rng.choice([0.875, 1, 1.125]))
     pixels = _background(shape, rng)
-    objects: list[_Object] = []
+    objects = draw_objects(pixels, rng, size)
+    return photograph(pixels, rng), objects
+
+
+def draw_objects(pixels: Array, rng: np.random.Generator, size: int) -> list[Object]:
+    """Paint objects into float64 [h, w, 3], in place: none in one image of twenty, sometimes a crowd."""
+    objects: list[Object] = []
     kind = rng.random()
     if kind >= 0.05:  # one image in twenty stays empty
         if kind < 0.09:
             objects.append(_draw_crowd(pixels, rng))
         for _ in range(int(rng.integers(1, 6))):
             _add_object(pixels, objects, rng, size)
-    return _photograph(pixels, rng), objects
+    return objects
 
 
 def _background(shape: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -151,7 +172,7 @@ def _background(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     return pixels
 
 
-def _add_object(pixels: Array, objects: list[_Object], rng: np.random.Generator, size: int) -> None:
+def _add_object(pixels: Array, objects: list[Object], rng: np.random.Generator, size: int) -> None:
     """Paint one object in front of the others, unless no place leaves enough of them visible."""
     for _ in range(5):
         radius = size * float(np.exp(rng.uniform(np.log(0.11), np.log(0.32))))
@@ -166,7 +187,7 @@ def _add_object(pixels: Array, objects: list[_Object], rng: np.random.Generator,
         _paint(pixels[window], cover, rng)
         for thing in objects:
             thing.mask &= ~mask
-        objects.append(_Object(label, mask))
+        objects.append(Object(label, mask))
         return
 
 
@@ -198,7 +219,7 @@ def _paint(pixels: Array, cover: Array, rng: np.random.Generator) -> None:
     pixels += (surface - pixels) * cover[..., None]
 
 
-def _draw_crowd(pixels: Array, rng: np.random.Generator) -> _Object:
+def _draw_crowd(pixels: Array, rng: np.random.Generator) -> Object:
     """Many small shapes of one class, too many to tell apart: one crowd annotation."""
     label = int(rng.integers(len(CLASSES)))
     height, width = pixels.shape[:2]
@@ -209,10 +230,10 @@ def _draw_crowd(pixels: Array, rng: np.random.Generator) -> _Object:
         window, cover = _place(pixels, label, (float(y), float(x)), 5.0, rng)
         _paint(pixels[window], cover, rng)
         everything[window] |= cover >= 0.5
-    return _Object(label, everything, crowd=True)
+    return Object(label, everything, crowd=True)
 
 
-def _photograph(pixels: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
+def photograph(pixels: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Uneven light and sensor noise."""
     light = 1 + rng.uniform(0, 0.35) * (noise((pixels.shape[0], pixels.shape[1]), rng)[..., None] - 0.5)
     grain = rng.normal(0, rng.uniform(2, 9), pixels.shape)

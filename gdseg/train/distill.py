@@ -44,7 +44,7 @@ def distill(
     guide = load_guide(teacher_file, data.dataset, device)
     seed_step(recipe.seed, 0)
     student = build_student(recipe, classes, guide, load_weights=not resume).to(device)
-    teacher = Teacher(guide, student, recipe)
+    teacher = Teacher(guide, student, recipe, data.dataset.things)
     learner = Learner(student, recipe, classes, rule.steps, device, data.dataset.things)
 
     session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet)

@@ -108,11 +108,17 @@ def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill)
 
 
 def pseudo_statistics(pseudo: list[Targets]) -> dict[str, float]:
-    """Pseudo-labels an image and their mean score, for the log; the mean is left out when there are none."""
+    """Pseudo-labels an image, their mean score, and the share of pixels ignored, for the log.
+
+    Means of nothing are left out.
+    """
     statistics = {"pseudo_per_image": sum(len(targets) for targets in pseudo) / len(pseudo)}
     scores = [t.scores for t in pseudo if t.scores is not None and len(t)]
     if scores:
         statistics["pseudo_score"] = float(torch.cat(scores).mean())
+    ignored = [float(t.ignore.float().mean()) for t in pseudo if t.ignore is not None]
+    if ignored:
+        statistics["pseudo_ignored"] = sum(ignored) / len(ignored)
     return statistics
 
 

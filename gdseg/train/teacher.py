@@ -6,6 +6,7 @@ Called by distill.py.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,14 +20,22 @@ from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
 from gdseg.train.ema import update_ema
 from gdseg.train.pseudo import pseudo_targets
+from gdseg.train.pseudo_maps import pseudo_maps
 
 
 class Teacher:
     """First the frozen `guide`, from step `burn_in_steps` on `average`, the student's moving average."""
 
-    def __init__(self, guide: Network, student: SegmentationModel, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        guide: Network,
+        student: SegmentationModel,
+        recipe: Recipe,
+        things: Sequence[bool] | None = None,
+    ) -> None:
         self.guide: Network | None = guide
         self.recipe = recipe
+        self.things = things or guide.things
         self.average = copy.deepcopy(student).requires_grad_(False).eval()
 
     def is_guide(self, step: int) -> bool:
@@ -45,7 +54,9 @@ class Teacher:
         guide = self.guide if self.is_guide(step) else None
         found = forward(guide.model if guide else self.average, batch, self.recipe)
         softmax = (guide.recipe if guide else self.recipe).softmax_classes
-        return pseudo_targets(found.final, self.recipe.distill, softmax)
+        if self.recipe.task == "instance":
+            return pseudo_targets(found.final, self.recipe.distill, softmax)
+        return pseudo_maps(found.final, self.recipe, self.things, softmax)
 
 
 def load_guide(file: Path, dataset: Dataset, device: torch.device) -> Network:
