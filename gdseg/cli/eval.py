@@ -1,4 +1,4 @@
-"""`gdseg eval`: mask and box AP of a network or of a results file. Parse, call gdseg.eval, print."""
+"""`gdseg eval`: AP, panoptic quality or mIoU of a network or of a file. Parse, call gdseg.eval, print."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json, print_table
+from gdseg.cli.eval_tables import class_table, main_table
 from gdseg.cli.progress import progress
 from gdseg.errors import CheckpointError, DataError, UsageError
 
@@ -25,6 +26,8 @@ EXAMPLES = """Examples:
   gdseg eval runs/R --role student --per-class      one network, every class
 
   gdseg eval --pred results.json --data my_data     results of any tool, in COCO format
+
+  gdseg eval --pred predictions/semantic --data my_data
 """
 ROLES = ("teacher", "student")
 
@@ -45,7 +48,9 @@ def command(
     pred: Annotated[
         Path | None,
         typer.Option(
-            "--pred", help="COCO results json to score instead of a network.", rich_help_panel=o.DATA
+            "--pred",
+            help="Predictions to score instead of a network: COCO results, panoptic json, folder of PNGs.",
+            rich_help_panel=o.DATA,
         ),
     ] = None,
     per_class: Annotated[
@@ -66,7 +71,7 @@ def command(
     quiet: o.QuietOpt = False,
     debug: o.DebugOpt = False,
 ) -> None:
-    """Mask and box AP on the validation images."""
+    """AP, panoptic quality or mIoU (by the network's task) on the validation images."""
     if role not in (None, "both", *ROLES):
         raise UsageError(f"'{role}' is no role", "--role", "student, teacher or both")
     given, overrides = split_arguments(arguments or [])
@@ -146,8 +151,7 @@ def _score_network(
 ) -> Scores:
     from gdseg.data.dataset import open_dataset
     from gdseg.device import resolve_device
-    from gdseg.eval.coco import score
-    from gdseg.eval.run import find
+    from gdseg.eval.run import evaluate
     from gdseg.models.checkpoint import load_network
     from gdseg.recipe import Data
     from gdseg.recipe_yaml import apply_overrides
@@ -155,40 +159,46 @@ def _score_network(
     chosen = resolve_device(device)
     network = load_network(file, chosen)
     recipe = network.recipe
-    if recipe.task == "semantic":
-        raise UsageError("a semantic network has no instances to score", file, "look at them: gdseg predict")
     if data is not None:  # where its parts are is looked for anew
         recipe.data = Data(root=data, workers=recipe.data.workers)
     recipe = apply_overrides(recipe, overrides)
-    dataset = open_dataset(recipe.data, ("val",))
+    dataset = open_dataset(recipe.data, ("val",), task=recipe.task)
     check_classes(network, dataset, file)
     with progress(f"{network.role}: image", quiet=quiet) as tell:
-        results = find(network.model, dataset, recipe, chosen, batch_size, tell)
-    return score(
-        dataset.val, dataset.classes, dataset.category_ids, results, recipe.postprocess.max_detections
-    )
+        return evaluate(network.model, dataset, recipe, chosen, batch_size, tell)
 
 
 def _score_file(pred: Path, data: str | None, overrides: list[str]) -> Scores:
-    from gdseg.data.coco import read_coco
     from gdseg.data.dataset import open_dataset
-    from gdseg.eval.coco import score
+    from gdseg.eval.maps import score_maps
+    from gdseg.eval.maps_file import read_panoptic, read_semantic, task_of
     from gdseg.eval.results import read_results
+    from gdseg.eval.run import score_instances
     from gdseg.recipe import Data, Recipe
     from gdseg.recipe_yaml import apply_overrides
 
-    recipe = apply_overrides(Recipe(data=Data(root=data or "shapes")), overrides)
-    path = Path(recipe.data.root)
-    if path.is_file():  # the truth's json itself: no image is needed
-        content = read_coco(path, path.parent)
-        faults = [f for f in content.faults if not f.harmless and f.kind != "missing image file"]
-        if faults:
-            raise DataError(f"{len(faults)} faults; first: {faults[0]}", path, "correct the annotations")
-        records, classes, ids = content.records, content.classes, content.category_ids
+    recipe, task = apply_overrides(Recipe(data=Data(root=data or "shapes")), overrides), task_of(pred)
+    if task == "instance" and Path(recipe.data.root).is_file():
+        dataset = _truth_alone(Path(recipe.data.root))
     else:
-        dataset = open_dataset(recipe.data, ("val",))
-        records, classes, ids = dataset.val, dataset.classes, dataset.category_ids
-    return score(records, classes, ids, read_results(pred, records, ids), recipe.postprocess.max_detections)
+        dataset = open_dataset(recipe.data, ("val",), task=task)
+    if task != "instance":
+        read = read_panoptic if task == "panoptic" else read_semantic
+        return score_maps(read(pred, dataset), dataset, task)
+    results = read_results(pred, dataset.val, dataset.category_ids)
+    return score_instances(dataset, results, recipe.postprocess.max_detections)
+
+
+def _truth_alone(path: Path) -> Dataset:
+    """A data set of the truth's json itself: no image is needed."""
+    from gdseg.data.coco import read_coco
+    from gdseg.data.dataset import Dataset
+
+    content = read_coco(path, path.parent)
+    faults = [f for f in content.faults if not f.harmless and f.kind != "missing image file"]
+    if faults:
+        raise DataError(f"{len(faults)} faults; first: {faults[0]}", path, "correct the annotations")
+    return Dataset(path.parent, [], content.records, content.classes, content.category_ids)
 
 
 def _beside(file: Path) -> Path:
@@ -218,34 +228,7 @@ def _report(
         return
     if quiet:
         return
-    header = ["", "AP", "AP50", "AP75", "S", "M", "L", "AR1", "AR10", "AR"]
-    rows = [
-        [f"{name} {kind}", *map(percent, values)]
-        for name, s in scores.items()
-        for kind in ("mask", "box")
-        if (values := [v for k, v in s.metrics.items() if k.startswith(kind + "_")][:9])
-    ]
-    print_table("AP (S M L: of small, medium, large objects) and AR, %", header, rows)
+    print_table(*main_table(scores))
     for name, s in scores.items() if per_class else ():
         print_table(f"{name}, each class, %", *class_table(s))
     err.print(f"written to {target}", highlight=False, soft_wrap=True)
-
-
-def class_table(scores: Scores) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the classes."""
-    keys = [
-        k
-        for k in ("mask_ap", "mask_ap50", "box_ap", "box_ap50")
-        if any(k in v for v in scores.per_class.values())
-    ]
-    header = ["class", "objects", *(key.replace("_ap", " AP") for key in keys)]
-    rows = [
-        [name, f"{values['objects']:.0f}", *(percent(values[key]) for key in keys)]
-        for name, values in scores.per_class.items()
-    ]
-    return header, rows
-
-
-def percent(value: float) -> str:
-    """12.3, or - where nothing can be said (NaN)."""
-    return "-" if value != value else f"{100 * value:.1f}"

@@ -17,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gdseg.errors import MachineError
 from gdseg.files import plain, write_atomic
 
+_MAIN = {"mask_ap": "mask AP", "box_ap": "box AP", "pq": "PQ", "pq_things": "PQ things"}
+_MAIN |= {"pq_stuff": "PQ stuff", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+
 
 class RunLog:
     """Writes the two jsonl files of `run` and talks to the terminal (stderr) unless `quiet`."""
@@ -31,7 +34,7 @@ class RunLog:
         self._started, self._start_step = time.monotonic(), start_step
         self._images = 0
         self._bar: Progress | None = None
-        self._ap = ""
+        self._main = ""
         self._board = _open_tensorboard(run) if tensorboard else None
         for name in ("metrics.jsonl", "eval.jsonl"):
             forget_after(run / name, start_step)
@@ -76,16 +79,16 @@ class RunLog:
         self._to_board(step, {k: v for k, v in values.items() if isinstance(v, float)})
 
     def evaluation(self, step: int, role: str, metrics: dict[str, Any]) -> None:
-        """Append to eval.jsonl and print mask and box AP."""
+        """Append to eval.jsonl and print the main metrics."""
         append_json(self.run / "eval.jsonl", {"step": step, "role": role, **metrics})
-        self._ap = f"  mask AP {_percent(metrics.get('mask_ap'))}"
-        box = _percent(metrics.get("box_ap"))
-        self.say(f"step {step}  {role}: mask AP {_percent(metrics.get('mask_ap'))}, box AP {box}")
+        shown = [f"{name} {_percent(metrics[key])}" for key, name in _MAIN.items() if key in metrics]
+        self._main = f"  {shown[0]}" if shown else ""
+        self.say(f"step {step}  {role}: {', '.join(shown)}")
         self._to_board(step, {f"{role}/{k}": v for k, v in metrics.items() if isinstance(v, float)})
 
     def _status(self, loss: float) -> str:
         speed = self._images / max(time.monotonic() - self._started, 1e-9)
-        return f"loss {loss:.2f}{self._ap}  {speed:.1f} images/s"
+        return f"loss {loss:.2f}{self._main}  {speed:.1f} images/s"
 
     def _left(self, step: int) -> str:
         spent = time.monotonic() - self._started

@@ -22,6 +22,15 @@ from gdseg.view.colours import class_colour
 Rows = Sequence[dict[str, Any]]
 _ROLES = {"teacher": 4, "student": 5}  # colours: blue, vermilion
 _LOSSES_SHOWN = 6
+# key in eval.jsonl: what it is one of, and its line
+_METRICS = {
+    "mask_ap": ("AP", "-"),
+    "box_ap": ("AP", ":"),
+    "pq": ("panoptic quality", "-"),
+    "pq_things": ("panoptic quality", ":"),
+    "pq_stuff": ("panoptic quality", "--"),
+    "miou": ("mIoU", "-"),
+}
 _BELOW: dict[str, Any] = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3}
 
 
@@ -33,7 +42,7 @@ def plot_run(run: Path, out: Path) -> list[str]:
     metrics, evals = read_lines(run / "metrics.jsonl"), read_lines(run / "eval.jsonl")
     panels: dict[str, tuple[Rows, Callable[[Axes, Rows], None]]] = {
         "losses": ([r for r in metrics if _number(r.get("loss"))], _losses),
-        "AP": ([r for r in evals if _number(r.get("mask_ap")) or _number(r.get("box_ap"))], _ap),
+        _measured(evals): ([r for r in evals if any(_number(r.get(key)) for key in _METRICS)], _quality),
         "pseudo-labels": ([r for r in metrics if _number(r.get("pseudo_per_image"))], _pseudo),
     }
     panels = {name: panel for name, panel in panels.items() if panel[0]}
@@ -116,14 +125,22 @@ def _by_kind(losses: object) -> dict[str, float]:
     return sums
 
 
-def _ap(axes: Axes, rows: Rows) -> None:
-    """Mask AP solid, box AP dotted; teacher and student on one axis."""
+def _measured(evals: Rows) -> str:
+    """What was evaluated, by the first metric that is there."""
+    found = [title for key, (title, _) in _METRICS.items() if any(key in row for row in evals)]
+    return found[0] if found else "AP"
+
+
+def _quality(axes: Axes, rows: Rows) -> None:
+    """The main metric solid, others dotted or dashed; teacher and student on one axis."""
     roles = dict.fromkeys(str(row.get("role", "network")) for row in rows)
     for role in roles:
         own = [row for row in rows if str(row.get("role", "network")) == role]
-        for key, line in (("mask_ap", "-"), ("box_ap", ":")):
+        for key, (_, line) in _METRICS.items():
             steps, values = _curve(own, key)
-            label = f"{role} {key.replace('_ap', ' AP')}"
+            if not steps:
+                continue
+            label = f"{role} {key.replace('_ap', ' AP').replace('_', ' ')}"
             percent = [100 * value for value in values]
             axes.plot(
                 steps,
@@ -134,7 +151,7 @@ def _ap(axes: Axes, rows: Rows) -> None:
                 markersize=3,
                 label=label,
             )
-    axes.set_title("AP on the validation images (%)")
+    axes.set_title(f"{_measured(rows)} on the validation images (%)")
     axes.set_ylim(bottom=0)
     axes.legend(**_BELOW)
 
