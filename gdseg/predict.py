@@ -25,12 +25,14 @@ from gdseg.data.loader import collate
 from gdseg.data.rle import to_rle
 from gdseg.device import resolve_device
 from gdseg.errors import DataError
+from gdseg.eval.maps import FoundMap
 from gdseg.eval.run import forward, infer_batch
 from gdseg.models.checkpoint import Network, load_network
 from gdseg.runs import find_checkpoint
-from gdseg.structures import Batch, Outputs, Predictions, Sample
+from gdseg.structures import Batch, Outputs, Predictions, Record, Sample
 
 ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
+_CONF = 0.5  # of instances, where the caller names none
 
 
 @dataclass
@@ -52,15 +54,19 @@ class Predictor:
         return self.network.category_ids
 
     @overload
-    def predict(self, images: ImageLike, conf: float = 0.5) -> Predictions: ...
+    def predict(self, images: ImageLike, conf: float | None = None) -> Predictions: ...
 
     @overload
-    def predict(self, images: list[Any] | tuple[Any, ...], conf: float = 0.5) -> list[Predictions]: ...
+    def predict(
+        self, images: list[Any] | tuple[Any, ...], conf: float | None = None
+    ) -> list[Predictions]: ...
 
-    def predict(self, images: Any, conf: float = 0.5) -> Predictions | list[Predictions]:
+    def predict(self, images: Any, conf: float | None = None) -> Predictions | list[Predictions]:
         """What is in an image, or a list of answers for a list of images, scored `conf` or higher.
 
-        Raises DataError for an image that cannot be read or has the wrong number of channels.
+        conf None: 0.5 for instances, `postprocess.object_threshold` for panoptic segments. Panoptic and
+        semantic answers hold their map, and its regions as instances that do not overlap. Raises DataError
+        for an image that cannot be read or has the wrong number of channels.
         """
         if isinstance(images, list | tuple):
             return [self.predict(image, conf) for image in images]
@@ -68,13 +74,18 @@ class Predictor:
         image = as_tensor(images, self.network.recipe.backbone.in_channels)
         return replace(self.predict_tensor(image, conf), image_id=str(path) if path else "image", path=path)
 
-    def predict_tensor(self, image: Tensor, conf: float = 0.5) -> Predictions:
+    def predict_tensor(self, image: Tensor, conf: float | None = None) -> Predictions:
         """As `predict`, for a tensor [C, H, W] that has the network's channels."""
-        network = self.network
-        batch = self._batch(image)
-        found = infer_batch(network.model, batch, network.recipe, len(network.classes), self.device)[0]
-        found = found if found.semantic is None else class_regions(found)
-        return replace(found.filter(conf), names=network.classes)
+        network, batch = self.network, self._batch(image)
+        recipe, classes = network.recipe, len(network.classes)
+        if conf is not None:  # panoptic segments compete for pixels: the unsure ones must not take part
+            recipe = replace(recipe, postprocess=replace(recipe.postprocess, object_threshold=conf))
+        found = infer_batch(network.model, batch, recipe, classes, self.device, network.things)[0]
+        if recipe.task == "instance":
+            found = found.filter(_CONF if conf is None else conf)
+        else:
+            found = segment_regions(found) if recipe.task == "panoptic" else class_regions(found)
+        return replace(found, names=network.classes)
 
     def outputs(self, image: Tensor) -> tuple[Batch, Outputs]:
         """The network's raw outputs for a tensor [C, H, W], and the batch of one they are for."""
@@ -102,10 +113,40 @@ def class_regions(found: Predictions) -> Predictions:
     assert found.semantic is not None
     labels, counts = torch.unique(found.semantic, return_counts=True)
     labels = labels[counts.argsort(descending=True)]
-    rles = [to_rle(found.semantic == label) for label in labels]
+    return _regions(found, labels, torch.ones(len(labels)), [found.semantic == label for label in labels])
+
+
+def segment_regions(found: Predictions) -> Predictions:
+    """A panoptic map's segments as one region each, the surest first; the map stays."""
+    assert found.panoptic is not None
+    segments = sorted(found.segments or [], key=lambda segment: -segment["score"])
+    labels = torch.tensor([segment["label"] for segment in segments], dtype=torch.int64)
+    scores = torch.tensor([segment["score"] for segment in segments], dtype=torch.float32)
+    return _regions(found, labels, scores, [found.panoptic == segment["id"] for segment in segments])
+
+
+def map_regions(record: Record, found: FoundMap | None, names: list[str]) -> Predictions:
+    """A map from a file as regions, whose scores are not known (NaN); None: nothing was found."""
+    assert record.height is not None
+    assert record.width is not None
+    size = (record.height, record.width)
+    none = Predictions(
+        record.image_id, size, torch.zeros(0).long(), torch.zeros(0), torch.zeros(0, 4), [], names
+    )
+    if found is None:
+        return none
+    labels = {i: i for i in range(len(names))} if found.labels is None else found.labels
+    present = [value for value in np.unique(found.values).tolist() if value in labels]
+    masks = [torch.from_numpy(found.values == value) for value in present]
+    scores = torch.full((len(present),), float("nan"))
+    return _regions(none, torch.tensor([labels[value] for value in present]).long(), scores, masks)
+
+
+def _regions(found: Predictions, labels: Tensor, scores: Tensor, masks: list[Tensor]) -> Predictions:
+    rles = [to_rle(mask) for mask in masks]
     boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in rles]).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    return replace(found, labels=labels, scores=torch.ones(len(labels)), boxes_xyxy_px=boxes, rles=rles)
+    return replace(found, labels=labels, scores=scores, boxes_xyxy_px=boxes, rles=rles)
 
 
 def as_tensor(image: ImageLike, in_channels: int) -> Tensor:

@@ -18,6 +18,10 @@ data_app = typer.Typer(
     help="Make, inspect and split data sets.", no_args_is_help=True, rich_markup_mode="rich"
 )
 DataArg = Annotated[str, typer.Argument(metavar="DATA", help="Folder of the data set, or 'shapes'.")]
+TaskOpt = Annotated[
+    str | None,
+    typer.Option("--task", help="instance, panoptic or semantic labels (default: the richest there are)."),
+]
 
 SHAPES_HELP = """Make the built-in data set of textured shapes: COCO, or folders of label maps.
 
@@ -34,6 +38,8 @@ INSPECT_HELP = """Count what a data set holds and list everything wrong with it 
 [bold]Examples[/bold]
 
   gdseg data inspect shapes
+
+  gdseg data inspect cityscapes/ --task semantic
 
   gdseg data inspect my-data/ data.train=labels.json data.train_images=photos --json > report.json
 """
@@ -71,13 +77,19 @@ def shapes(
 
 @data_app.command(help=INSPECT_HELP)
 def inspect(
-    data: DataArg = "shapes", overrides: OverridesArg = None, json: JsonOpt = False, debug: DebugOpt = False
+    data: DataArg = "shapes",
+    overrides: OverridesArg = None,
+    task: TaskOpt = None,
+    json: JsonOpt = False,
+    debug: DebugOpt = False,
 ) -> None:
     """See INSPECT_HELP."""
-    from gdseg.data.dataset import open_dataset
+    from gdseg.data.dataset import open_dataset, richest_task
     from gdseg.data.inspect import inspect_dataset
 
-    report = inspect_dataset(open_dataset(_data_keys(data, overrides), strict=False))
+    keys = _data_keys(data, overrides)
+    chosen = check_task(task) if task else richest_task(keys, "train")
+    report = inspect_dataset(open_dataset(keys, task=chosen, strict=False))
     if json:
         print_json(report.to_dict())
     else:
@@ -148,20 +160,23 @@ def split(
     ratio: Annotated[float, typer.Option(help="Share of the training images, in (0, 1].")],
     data: DataArg = "shapes",
     overrides: OverridesArg = None,
+    task: TaskOpt = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice.", min=0)] = 0,
     overwrite: OverwriteOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """See SPLIT_HELP."""
-    from gdseg.data.dataset import open_dataset
+    from gdseg.data.dataset import open_dataset, richest_task
     from gdseg.data.split import save_split, split_by_ratio
 
     if path.is_dir():
         raise UsageError("--out is a folder, a file is needed", path, "as --out split.json")
     if path.exists() and not overwrite:
         raise UsageError("the file exists", path, "use --overwrite to replace it or name another --out")
-    records = open_dataset(_data_keys(data, overrides), parts=("train",)).train
-    chosen = split_by_ratio(records, ratio, seed)
-    save_split(chosen, path)
-    message = f"{len(chosen.ids)} of {len(records)} training images, sha256 {chosen.sha256[:12]}, in {path}"
+    keys = _data_keys(data, overrides)
+    chosen = check_task(task) if task else richest_task(keys, "train")
+    records = open_dataset(keys, parts=("train",), task=chosen).train
+    part = split_by_ratio(records, ratio, seed)
+    save_split(part, path)
+    message = f"{len(part.ids)} of {len(records)} training images, sha256 {part.sha256[:12]}, in {path}"
     out.print(message, soft_wrap=True)

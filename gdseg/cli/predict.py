@@ -28,7 +28,8 @@ EXAMPLES = """Examples:
 
   gdseg predict net.safetensors a.jpg --format labelme   polygons to edit
 """
-FORMATS = ("coco", "overlay", "png", "labelme", "yolo")
+FORMATS = ("coco", "overlay", "png", "labelme", "yolo", "panoptic", "semantic")
+MAIN = {"instance": "coco", "panoptic": "panoptic", "semantic": "semantic"}  # of each task
 
 
 def command(
@@ -41,11 +42,19 @@ def command(
         ),
     ],
     conf: Annotated[
-        float, typer.Option("--conf", help="Instances scored lower are left out.", min=0.0, max=1.0)
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--conf",
+            help="What is scored lower is left out (default: 0.5; panoptic: the recipe's).",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help=f"{', '.join(FORMATS)}; may be given again (default: coco, overlay)."),
+        typer.Option(
+            "--format", help=f"{', '.join(FORMATS)}; may be given again (default: the task's, overlay)."
+        ),
     ] = None,
     folder: Annotated[
         Path, typer.Option("--out", "-o", help="Where the results go.", rich_help_panel=o.OUTPUT)
@@ -56,9 +65,8 @@ def command(
     quiet: o.QuietOpt = False,
     debug: o.DebugOpt = False,
 ) -> None:
-    """Find the objects in images; write a COCO file and overlays."""
-    wanted = list(dict.fromkeys(formats or ["coco", "overlay"]))
-    unknown = [name for name in wanted if name not in FORMATS]
+    """Find the objects (or segments, or classes) in images; write COCO files, maps and overlays."""
+    unknown = [name for name in formats or [] if name not in FORMATS]
     if unknown:
         raise UsageError(f"'{unknown[0]}' is no format", "--format", f"one of {', '.join(FORMATS)}")
     checkpoint, names = split_checkpoint(arguments)
@@ -70,12 +78,23 @@ def command(
     from gdseg.predict import iter_images, load_model
 
     paths = list(iter_images(names))
-    work = Work(load_model(checkpoint, device), paths, folder, wanted, conf)
+    predictor = load_model(checkpoint, device)
+    work = Work(predictor, paths, folder, wanted_formats(formats, predictor.network.recipe.task), conf)
     with progress("image", quiet=quiet or as_json) as tell:
         work.run(tell)
     work.report(as_json=as_json, quiet=quiet)
     if work.failed:
         raise DataError(f"{len(work.failed)} of {len(paths)} images could not be used", work.failed[0][0])
+
+
+def wanted_formats(given: list[str] | None, task: str) -> list[str]:
+    """The formats to write, each once. Raises UsageError for the map of another task."""
+    wanted = list(dict.fromkeys(given or [MAIN[task], "overlay"]))
+    for name in wanted:
+        if name in ("panoptic", "semantic") and name != task:
+            hint = f"for this network: {MAIN[task]}, overlay and others"
+            raise UsageError(f"--format {name} needs a {name} network, this one is {task}", "--format", hint)
+    return wanted
 
 
 def split_checkpoint(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -102,14 +121,16 @@ class Work:
     paths: list[Path]
     folder: Path
     formats: list[str]
-    conf: float
+    conf: float | None
     failed: list[tuple[Path, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    maps: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
 
     def run(self, tell: Any) -> None:
         """Predict all images, one at a time, and write everything."""
         from gdseg.coco_json import coco_document
         from gdseg.files import write_atomic, write_json
+        from gdseg.map_writers import panoptic_document
 
         network = self.predictor.network
         root = common_root(self.paths)
@@ -118,18 +139,21 @@ class Work:
             "checkpoint": str(self.predictor.path),
             "conf": self.conf,
         }
-        found = self._each(tell)
+        found = self._each(tell, root)
         document = coco_document(
             found, network.classes, network.category_ids, {**info, "images": str(root)}, root
         )
         if "coco" in self.formats:
             write_json(self.folder / "predictions.json", document, indent=None)
+        if "panoptic" in self.formats:
+            about = {**info, "images": str(root)}
+            write_json(self.folder / "panoptic.json", panoptic_document(self.maps, network.table, about))
         if "yolo" in self.formats:
             write_atomic(
                 self.folder / "yolo" / "classes.txt", "".join(f"{name}\n" for name in network.classes)
             )
 
-    def _each(self, tell: Any) -> Iterator[Predictions]:
+    def _each(self, tell: Any, root: Path) -> Iterator[Predictions]:
         from dataclasses import replace
 
         from gdseg.data.images import read_image
@@ -150,9 +174,21 @@ class Work:
             for kind in self.formats:
                 if kind in WRITERS:
                     WRITERS[kind](pixels, found, self.folder / kind, name)
+            self._write_map(found, name, root)
             self.counts.update(found.names[label] for label in found.labels.tolist())
             tell(number, len(self.paths))
             yield found
+
+    def _write_map(self, found: Predictions, name: str, root: Path) -> None:
+        from gdseg.coco_json import file_name
+        from gdseg.map_writers import write_panoptic, write_semantic
+
+        table = self.predictor.network.table
+        if "semantic" in self.formats:
+            write_semantic(found, table, self.folder / "semantic", name)
+        if "panoptic" in self.formats:
+            image = {"file_name": file_name(found, root), "height": found.size[0], "width": found.size[1]}
+            self.maps.append((image, write_panoptic(found, table, self.folder / "panoptic", name)))
 
     def report(self, *, as_json: bool, quiet: bool) -> None:
         """Say what was found and where it is."""

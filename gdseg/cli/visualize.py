@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from gdseg.cli.console import err, print_json
 from gdseg.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from gdseg.data.dataset import Dataset
     from gdseg.structures import Predictions, Record
 
 EXAMPLES = """Examples:
@@ -62,7 +63,7 @@ def command(
         from gdseg.view.plots import plot_run
 
         content = plot_run(path, target)
-    elif path.is_file():
+    elif path.is_file() or (data and path.is_dir()):
         source = _pairs(path, data, part or "val", conf) if data else _predicted(path, conf)
         content = _sheet(source, f"{path.name}: scores from {conf:g}", sample, target)
     else:
@@ -85,30 +86,41 @@ class Source:
 
 def _truth(data: str, part: str) -> Source:
     """A data set's objects, crowd regions dashed."""
-    from gdseg.coco_json import truth_predictions
-    from gdseg.data.dataset import open_dataset
+    from gdseg.data.dataset import open_dataset, richest_task
     from gdseg.recipe import Data
 
-    dataset = open_dataset(Data(root=data), (part,))
-    records, names = dataset.train if part == "train" else dataset.val, dataset.classes
-    return Source(
-        records,
-        lambda r: [(truth_predictions(r, names), truth_predictions(r, names, crowds=True), "objects")],
-    )
+    keys = Data(root=data)
+    dataset = open_dataset(keys, (part,), task=richest_task(keys, part))
+    records = dataset.train if part == "train" else dataset.val
+    return Source(records, lambda record: [_truth_of(record, dataset, "objects")])
+
+
+def _truth_of(record: Record, dataset: Dataset, word: str) -> tuple[Predictions, Predictions, str]:
+    """A record's labels: what counts, and its crowds, dashed."""
+    from gdseg.coco_json import truth_predictions
+    from gdseg.data.label_maps import with_masks
+
+    drawn, names = with_masks(record, dataset.task), dataset.classes
+    return truth_predictions(drawn, names), truth_predictions(drawn, names, crowds=True), word
 
 
 def _predicted(path: Path, conf: float) -> Source:
-    """A COCO document with its own images, as predict and pseudo-label write it."""
+    """A COCO document (instances or panoptic) with its own images, as predict and pseudo-label write it."""
     from gdseg.coco_json import truth_predictions
     from gdseg.data.coco import read_coco
+    from gdseg.data.coco_panoptic import read_panoptic
+    from gdseg.data.label_maps import with_masks
+    from gdseg.eval.maps_file import task_of
 
-    content = read_coco(path, _image_folder(path))
+    images, task = _image_folder(path), task_of(path)
+    maps = path.with_suffix("")
+    content = read_coco(path, images) if task == "instance" else read_panoptic(path, images, maps, task)
     records = [record for record in content.records if record.path.is_file()]
     if not records:
         raise DataError("none of its images is there", path, "name the data set they belong to with --data")
 
     def views(record: Record) -> list[tuple[Predictions, Predictions | None, str]]:
-        found = truth_predictions(record, content.classes)
+        found = truth_predictions(with_masks(record, task), content.classes)
         return [(found.select(~(found.scores < conf)), None, "found")]
 
     return Source(records, views)
@@ -125,27 +137,32 @@ def _image_folder(path: Path) -> Path:
 
 def _pairs(path: Path, data: str, part: str, conf: float) -> Source:
     """Truth and predictions of a data set's images."""
-    from gdseg.coco_json import result_predictions, truth_predictions
     from gdseg.data.dataset import open_dataset
-    from gdseg.eval.results import read_results
+    from gdseg.eval.maps_file import task_of
     from gdseg.recipe import Data
 
-    dataset = open_dataset(Data(root=data), (part,))
-    records, names, ids = (
-        dataset.train if part == "train" else dataset.val,
-        dataset.classes,
-        dataset.category_ids,
-    )
+    dataset = open_dataset(Data(root=data), (part,), task=task_of(path))
+    dataset = replace(dataset, val=dataset.train if part == "train" else dataset.val)
+    found = _found(path, dataset, conf)
+    return Source(dataset.val, lambda r: [_truth_of(r, dataset, "true"), (found(r), None, "found")])
+
+
+def _found(path: Path, dataset: Dataset, conf: float) -> Callable[[Record], Predictions]:
+    """What a file or a folder of predictions says of each record of `dataset.val`."""
+    from gdseg.coco_json import result_predictions
+    from gdseg.eval.maps_file import read_panoptic, read_semantic
+    from gdseg.eval.results import read_results
+    from gdseg.predict import map_regions
+
+    names, ids = dataset.classes, dataset.category_ids
+    if dataset.task != "instance":
+        read = read_panoptic if dataset.task == "panoptic" else read_semantic
+        maps = {each.image_id: each for each in read(path, dataset)}
+        return lambda record: map_regions(record, maps.get(record.image_id), names)
     by_image: dict[int | str, list[dict[str, Any]]] = {}
-    for result in read_results(path, records, ids):
+    for result in read_results(path, dataset.val, ids):
         by_image.setdefault(result["image_id"], []).append(result)
-
-    def views(record: Record) -> list[tuple[Predictions, Predictions | None, str]]:
-        found = result_predictions(record, by_image.get(record.image_id, []), names, ids).filter(conf)
-        truth = truth_predictions(record, names)
-        return [(truth, truth_predictions(record, names, crowds=True), "true"), (found, None, "found")]
-
-    return Source(records, views)
+    return lambda r: result_predictions(r, by_image.get(r.image_id, []), names, ids).filter(conf)
 
 
 def _sheet(source: Source, title: str, sample: int, target: Path) -> list[str]:

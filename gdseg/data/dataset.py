@@ -46,6 +46,7 @@ class Dataset:
     val_json: Path | None = None
     faults: list[Fault] = field(default_factory=list)
     table: list[ClassInfo] = field(default_factory=list)
+    task: str = "instance"
 
     @property
     def things(self) -> list[bool]:
@@ -89,7 +90,18 @@ def open_dataset(
         val.path if val else None,
         [replace(f, text=f"{f.text} ({part.path.name})") for part in found.values() for f in part.faults],
         first.table,
+        task,
     )
+
+
+def richest_task(data: Data, part: str) -> str:
+    """The task whose labels tell most of what the folder's format holds; instance if none fits."""
+    root = Path(data.root).expanduser()
+    formats = [f for f in FORMATS if data.format in ("auto", f.name)] if root.is_dir() else []
+    for each in formats:
+        if each.find(root, part, data, each.tasks[0]) is not None:
+            return each.tasks[0]
+    return "instance"
 
 
 def _builtin(task: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from gdseg.data.dataset import Dataset
 from gdseg.data.images import image_size
+from gdseg.data.label_maps import with_masks
 from gdseg.data.part import Fault
 from gdseg.errors import DataError
 from gdseg.structures import Record
@@ -64,9 +65,25 @@ def inspect_dataset(dataset: Dataset) -> Report:
     report = Report(str(dataset.root), {}, list(dataset.faults))
     for part, records in parts.items():
         if records:
-            report.parts[part] = _count(records, dataset.classes)
             report.faults += [fault for record in records for fault in _file_faults(record)]
+            with_rles = [_with_masks(record, dataset.task, report.faults) for record in records]
+            report.parts[part] = _count(with_rles, dataset.classes)
     return report
+
+
+def _with_masks(record: Record, task: str, faults: list[Fault]) -> Record:
+    """The record with the masks of its label map; a faulty map is noted and has none."""
+    try:
+        found = with_masks(record, task)
+    except DataError as error:
+        faults.append(Fault("bad label map", f"{error.what} ({error.where})", record.image_id))
+        return replace(record, annotations=(), label_map=None)
+    there = {a["id"] for a in found.annotations or ()}
+    lost = [a["id"] for a in record.annotations or () if record.label_map and a["id"] not in there]
+    if lost and task != "semantic":
+        text = "it is listed, and the label map has no pixel of it"
+        faults += [Fault("segment without pixels", text, record.image_id, i, harmless=True) for i in lost]
+    return found
 
 
 def _count(records: Sequence[Record], classes: Sequence[str]) -> PartReport:

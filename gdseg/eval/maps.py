@@ -22,11 +22,14 @@ from gdseg.structures import Predictions
 
 @dataclass(frozen=True)
 class FoundMap:
-    """What was found in one image. values int [H, W]: labels, or segment ids whose label `labels` gives."""
+    """What was found in one image. values int [H, W]: labels (semantic, where `labels` is None), or ids.
+
+    labels: the label of each segment id of a panoptic map.
+    """
 
     image_id: int | str
     values: NDArray[np.integer]
-    labels: Mapping[int, int]
+    labels: Mapping[int, int] | None = None
 
 
 def found_map(found: Predictions) -> FoundMap:
@@ -35,7 +38,7 @@ def found_map(found: Predictions) -> FoundMap:
         labels = {segment["id"]: segment["label"] for segment in found.segments or []}
         return FoundMap(found.image_id, found.panoptic.numpy(), labels)
     assert found.semantic is not None
-    return FoundMap(found.image_id, found.semantic.numpy(), {})
+    return FoundMap(found.image_id, found.semantic.numpy())
 
 
 def score_maps(found: Iterable[FoundMap], dataset: Dataset, task: str) -> Scores:
@@ -58,7 +61,7 @@ def score_maps(found: Iterable[FoundMap], dataset: Dataset, task: str) -> Scores
         _add(total, truth, each.values, each.labels)
     for record in records.values():
         truth = read_regions(record, task)
-        _add(total, truth, np.full(truth.place.shape, -1), {})
+        _add(total, truth, np.full(truth.place.shape, -1), None)
     if isinstance(total, PanopticQuality):
         return total.scores(dataset.classes, dataset.things)
     return total.scores(dataset.classes)
@@ -68,11 +71,11 @@ def _add(
     total: PanopticQuality | Confusion,
     truth: Regions,
     values: NDArray[np.integer],
-    labels: Mapping[int, int],
+    labels: Mapping[int, int] | None,
 ) -> None:
     if isinstance(total, PanopticQuality):
         segments = [Truth(segment.label, segment.is_crowd) for segment in truth.segments]
-        total.add(truth.place, segments, values, labels)
+        total.add(truth.place, segments, values, labels or {})
         return
     of_place = np.array([*(segment.label for segment in truth.segments), -1])  # -1, void, is the last
     total.add(of_place[truth.place], values)

@@ -30,13 +30,13 @@ def task_of(path: Path) -> str:
         raise DataError(f"cannot read the predictions: {error.strerror}", path, "check the path") from error
     except (ValueError, RecursionError):
         return "instance"  # its reader says what is wrong
-    entries = content.get("annotations") if isinstance(content, dict) else None
-    segmented = isinstance(entries, list) and entries and isinstance(entries[0], dict)
-    return "panoptic" if segmented and "segments_info" in entries[0] else "instance"
+    entries: Any = content.get("annotations") if isinstance(content, dict) else None
+    first = entries[0] if isinstance(entries, list) and entries else None
+    return "panoptic" if isinstance(first, dict) and "segments_info" in first else "instance"
 
 
 def read_panoptic(path: Path, dataset: Dataset) -> Iterator[FoundMap]:
-    """The maps of a panoptic json of predictions, whose PNGs lie in a folder of its name, "panoptic" or its own.
+    """The maps of a panoptic json of predictions, whose PNGs lie in a folder of its name or in "panoptic".
 
     Images are found by file name where the json lists them, else by id. Raises DataError for the first
     entry that is wrong: no PNG, a segment without a known category, a pixel without a segment.
@@ -99,7 +99,7 @@ def read_semantic(folder: Path, dataset: Dataset) -> Iterator[FoundMap]:
         fitting += 1
         values = read_ids(path)
         known = (values >= 0) & (values < len(label_of))
-        yield FoundMap(record.image_id, np.where(known, label_of[np.where(known, values, 0)], -1), {})
+        yield FoundMap(record.image_id, np.where(known, label_of[np.where(known, values, 0)], -1))
     if not fitting:
         what = f"the folder has no PNG of the name of any of {len(dataset.val)} images"
         raise DataError(what, folder, f"as {dataset.val[0].path.stem}.png")

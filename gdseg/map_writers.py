@@ -1,0 +1,73 @@
+"""What `gdseg predict` writes of panoptic and semantic maps: PNGs that evaluators and gdseg itself read.
+
+Panoptic: COCO panoptic (json and PNGs). Semantic: index PNGs whose palette has the classes' colours, so that
+a viewer shows colours and a program reads category ids. Called by cli/predict.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from gdseg.data.label_maps import rgb_of
+from gdseg.data.rle import to_rle
+from gdseg.structures import ClassInfo, Predictions
+from gdseg.view.colours import class_colour
+from gdseg.writers import save_picture
+
+
+def write_panoptic(found: Predictions, table: Sequence[ClassInfo], folder: Path, name: str) -> dict[str, Any]:
+    """NAME.png, whose colours are segment ids; returns the image's annotation without its image_id."""
+    assert found.panoptic is not None
+    ids = found.panoptic.numpy()
+    save_picture(Image.fromarray(rgb_of(ids)), folder / f"{name}.png")
+    segments = []
+    for segment in found.segments or []:
+        rle, info = to_rle(ids == segment["id"]), table[segment["label"]]
+        facts = {"id": segment["id"], "category_id": info.id, "isthing": int(info.is_thing), "iscrowd": 0}
+        box = [int(side) for side in coco_mask.toBbox(rle)]
+        facts |= {"area": int(coco_mask.area(rle)), "bbox": box, "score": segment["score"]}
+        segments.append(facts)
+    return {"file_name": f"{name}.png", "segments_info": segments}
+
+
+def write_semantic(found: Predictions, table: Sequence[ClassInfo], folder: Path, name: str) -> None:
+    """NAME.png: a category id for each pixel, with a palette of colours where all ids are below 256."""
+    assert found.semantic is not None
+    values = np.array([info.id for info in table])[found.semantic.numpy()]
+    picture = Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
+    if values.max() < 256:
+        picture.putpalette(_palette(table))
+    save_picture(picture, folder / f"{name}.png")
+
+
+def _palette(table: Sequence[ClassInfo]) -> bytes:
+    """256 colours: the class's own at its id, or that of gdseg's pictures; black elsewhere."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for label, info in enumerate(table):
+        if info.id < 256:
+            colours[info.id] = info.colour or class_colour(label)
+    return colours.tobytes()
+
+
+def panoptic_document(
+    entries: Sequence[tuple[dict[str, Any], dict[str, Any]]], table: Sequence[ClassInfo], info: dict[str, Any]
+) -> dict[str, Any]:
+    """A COCO panoptic json of (image, annotation) pairs, whose ids are their numbers from 1 on."""
+    numbered = list(enumerate(entries, 1))
+    categories = [
+        {"id": c.id, "name": c.name, "isthing": int(c.is_thing)}
+        | ({"color": list(c.colour)} if c.colour else {})
+        for c in table
+    ]
+    return {
+        "info": info,
+        "images": [{"id": i, **image} for i, (image, _) in numbered],
+        "annotations": [{"image_id": i, **annotation} for i, (_, annotation) in numbered],
+        "categories": categories,
+    }
