@@ -221,6 +221,7 @@ class Distill:
     max_instances: int = key(0, "pseudo-labels kept an image, best first; 0: all", low=0)
     pixel_threshold: float = key(0.5, "pseudo-label: a pixel belongs to the mask above this probability", low=0.0, high=1.0)
     region_threshold: float = key(0.5, "panoptic (stuff) and semantic: a pixel gets the class whose class score times mask probability is largest, if above this; other pixels outside things are ignored", low=0.0, high=1.0)
+    mask_stride: int = key(4, "instance: pixels a side of a pseudo-mask's cells: 4 as the network predicts and officially; 2 or 1, interpolated first, for small objects", choices=[1, 2, 4])
     ignore_threshold: float = key(0.0, "instances scored between this and class_threshold become ignore regions; 0: none", low=0.0, high=1.0)
     weighting: str = key("hard", "weight of a pseudo-label: hard (1) or score", choices=["hard", "score"])
     boxes: str = key("mask", "boxes of pseudo-labels: tight box of the mask, or the box head's", choices=["mask", "head"])

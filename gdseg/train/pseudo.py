@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.models.suppression import best_of_duplicates
@@ -74,7 +75,7 @@ def choose(logits: Tensor, masks: Tensor, rule: Distill, softmax: bool) -> Choic
 
 @torch.no_grad()
 def pseudo_targets(output: LayerOutput, rule: Distill, softmax: bool) -> list[Targets]:
-    """Pseudo-labels of each image of a batch, masks at the output's resolution (stride 4).
+    """Pseudo-labels of each image of a batch, masks at `rule.mask_stride`.
 
     output: the teacher's final layer, logits [B, Q, K], masks [B, Q, h, w] logits; softmax: whether
     the K logits include no-object. An image with nothing above the thresholds gets empty targets.
@@ -91,12 +92,11 @@ def pseudo_targets(output: LayerOutput, rule: Distill, softmax: bool) -> list[Ta
 
 
 def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill) -> Targets:
-    inside = masks[choice.kept].float().sigmoid() > rule.pixel_threshold
+    inside = _cut(masks[choice.kept], rule)
     quality = choice.quality[choice.kept]
     ignore = None
     if rule.ignore_threshold:
-        doubtful = masks[choice.uncertain].float().sigmoid() > rule.pixel_threshold
-        ignore = doubtful.any(0) & ~inside.any(0)
+        ignore = _cut(masks[choice.uncertain], rule).any(0) & ~inside.any(0)
     return Targets(
         labels=choice.labels[choice.kept],
         masks=inside,
@@ -105,6 +105,16 @@ def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill)
         ignore=ignore,
         scores=quality,
     )
+
+
+def _cut(masks: Tensor, rule: Distill) -> Tensor:
+    """Logits [N, h, w] at stride 4 -> bool [N, H, W] at `mask_stride`: interpolated first, then thresholded."""
+    factor = 4 // rule.mask_stride
+    if factor > 1 and len(masks):
+        masks = F.interpolate(masks[None].float(), scale_factor=factor, mode="bilinear")[0]
+    elif factor > 1:
+        masks = masks.new_zeros(0, masks.shape[1] * factor, masks.shape[2] * factor)
+    return masks.float().sigmoid() > rule.pixel_threshold
 
 
 def pseudo_statistics(pseudo: list[Targets]) -> dict[str, float]:

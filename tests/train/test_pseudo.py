@@ -1,5 +1,7 @@
 """The pseudo-label rule: the official record, and each threshold by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -64,3 +66,22 @@ def test_head_boxes_are_used_when_asked_for():
     output.boxes_cxcywh = torch.rand(1, 2, 4)
     targets = pseudo_targets(output, Distill(boxes="head"), softmax=False)[0]
     assert torch.equal(targets.boxes_cxcywh, output.boxes_cxcywh[0])
+
+
+@pytest.mark.parametrize("stride", [4, 2, 1])
+def test_masks_are_cut_at_the_stride_asked_for(stride: int) -> None:
+    """A logit that rises linearly with x crosses zero at pixel 21.7: finer masks have their edge nearer to it."""
+    cells = torch.arange(12, dtype=torch.float32) * 4 + 2  # centres of the cells of stride 4, in pixels
+    masks = (cells - 21.7).expand(1, 1, 8, 12)
+    rule = Distill(class_threshold=0.5, mask_stride=stride, ignore_threshold=0.1)
+    output = LayerOutput("final", torch.full((1, 1, 2), 3.0), masks, None)
+    (found,) = pseudo_targets(output, rule, softmax=False)
+    centres = torch.arange(48 // stride) * stride + stride / 2
+    assert found.masks.shape == (1, 32 // stride, 48 // stride)
+    assert torch.equal(found.masks, (centres > 21.7).expand_as(found.masks))
+    left = (found.boxes_cxcywh[0, 0] - found.boxes_cxcywh[0, 2] / 2).item() * 48
+    assert abs(left - 21.7) <= stride / 2
+    assert found.ignore is not None
+    assert found.ignore.shape == found.masks.shape[1:]
+    (none,) = pseudo_targets(replace(output, logits=output.logits - 9), rule, softmax=False)
+    assert none.masks.shape == (0, 32 // stride, 48 // stride)
