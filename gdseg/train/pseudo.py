@@ -108,7 +108,7 @@ def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill)
 
 
 def _cut(masks: Tensor, rule: Distill) -> Tensor:
-    """Logits [N, h, w] at stride 4 -> bool [N, H, W] at `mask_stride`: interpolated first, then thresholded."""
+    """Logits [N, h, w] at stride 4 -> bool [N, H, W] at `mask_stride`, interpolated before thresholding."""
     factor = 4 // rule.mask_stride
     if factor > 1 and len(masks):
         masks = F.interpolate(masks[None].float(), scale_factor=factor, mode="bilinear")[0]
