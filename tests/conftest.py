@@ -58,6 +58,12 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.fixture
+def tiny_settings() -> list[str]:
+    """Overrides that make any shipped recipe of the built-in data train in a second."""
+    return list(TINY)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Mask DINO of two classes (cat 5, dog 9) with random weights, for tests that need some network."""
