@@ -75,6 +75,9 @@ def command(
     from gdseg.view.sheets import Sheet
 
     predictor, paths = load_model(checkpoint, device), list(iter_images(names))
+    if predictor.network.recipe.task != "instance":
+        what = f"pseudo-label writes instances, this network is {predictor.network.recipe.task}"
+        raise UsageError(what, predictor.path, "gdseg predict writes its maps, which gdseg reads as labels")
     changes = recipe_changes({"conf": conf, "overrides": overrides}, conf="distill.class_threshold")
     rule = apply_overrides(predictor.network.recipe, changes).distill
     sheet = Sheet(

@@ -44,8 +44,8 @@ def read_panoptic(path: Path, dataset: Dataset) -> Iterator[FoundMap]:
     content = json.loads(path.read_bytes())
     entries, labels = content["annotations"], {c: i for i, c in enumerate(dataset.category_ids)}
     ids = _ids_by_file_name(content.get("images"), dataset.val)
-    for number, entry in enumerate(entries):
-        where = f"annotation {number} of {path}"
+    for place, entry in enumerate(entries):
+        where = f"annotation {place} of {path}"
         if not isinstance(entry, dict) or not isinstance(entry.get("segments_info"), list):
             raise DataError("the annotation has no list segments_info", where)
         image_id, name = entry.get("image_id"), entry.get("file_name")
@@ -54,10 +54,11 @@ def read_panoptic(path: Path, dataset: Dataset) -> Iterator[FoundMap]:
         values = read_ids(_png(path, name, where))
         segments = {}
         for segment in entry["segments_info"]:
-            category = segment.get("category_id") if isinstance(segment, dict) else None
-            if category not in labels or type(segment.get("id")) is not int:
+            facts = segment if isinstance(segment, dict) else {}
+            category, number = facts.get("category_id"), facts.get("id")
+            if type(category) is not int or category not in labels or type(number) is not int:
                 raise DataError(f"a segment of no known category: {shorten(segment)}", where)
-            segments[segment["id"]] = labels[category]
+            segments[number] = labels[category]
         unknown = sorted(set(np.unique(values).tolist()) - segments.keys() - {0})
         if unknown:
             raise DataError(f"the PNG has pixels of no segment: {shorten(unknown[:8])}", where)

@@ -1,0 +1,74 @@
+"""Maps from files against the real samples: what is right scores 1, what does not fit is named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdseg.data.coco_panoptic import read_panoptic as read_truth
+from gdseg.data.dataset import Dataset, open_dataset
+from gdseg.errors import DataError
+from gdseg.eval.maps import score_maps
+from gdseg.eval.maps_file import read_panoptic, read_semantic, task_of
+from gdseg.recipe import Data
+
+
+@pytest.fixture
+def sample(shared_dir: Path) -> tuple[Path, Dataset]:
+    """panopticapi's own two images, a copy of their json as predictions."""
+    folder = shared_dir / "data" / "panopticapi_sample"
+    path = folder / "panoptic_examples.json"
+    part = read_truth(path, folder / "input_images", folder / "panoptic_examples", "panoptic")
+    assert part.faults == []
+    dataset = Dataset(folder, [], part.records, part.classes, part.category_ids, table=part.table)
+    return path, dataset
+
+
+def test_the_panoptic_sample_scores_one_against_itself(sample) -> None:
+    path, dataset = sample
+    assert task_of(path) == "panoptic"
+    scores = score_maps(read_panoptic(path, dataset), dataset, "panoptic")
+    assert scores.metrics["pq"] == scores.metrics["sq"] == scores.metrics["rq"] == 1
+    there = [name for name, values in scores.per_class.items() if values["true_positives"]]
+    content = json.loads(path.read_text())
+    used = {s["category_id"] for a in content["annotations"] for s in a["segments_info"] if not s["iscrowd"]}
+    assert sorted(there) == sorted(c["name"] for c in content["categories"] if c["id"] in used)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(image_id=1), "not in the data set"),
+        (lambda a: a.update(file_name="gone.png"), "no PNG"),
+        (lambda a: a["segments_info"].pop(), "pixels of no segment"),
+        (lambda a: a["segments_info"][0].update(category_id=[]), "no known category"),
+        (lambda a: a.update(segments_info=None), "no list segments_info"),
+    ],
+)
+def test_what_is_wrong_with_results_is_named(sample, tmp_path: Path, change, message: str) -> None:
+    path, dataset = sample
+    content = json.loads(path.read_text())
+    del content["images"]
+    change(content["annotations"][1])
+    shutil.copytree(path.with_suffix(""), tmp_path / "r")
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        score_maps(read_panoptic(tmp_path / "r.json", dataset), dataset, "panoptic")
+
+
+def test_the_ade20k_sample(shared_dir: Path, tmp_path: Path) -> None:
+    """Its predictions are its annotations: all scores are 1; one wrong size is named, no file at all too."""
+    folder = shared_dir / "data" / "ade20k_sceneparsing_sample"
+    data = Data(root=str(folder), val="annotations", val_images="images")
+    dataset = open_dataset(data, ("val",), task="semantic")
+    assert task_of(folder / "predictions") == "semantic"
+    metrics = score_maps(read_semantic(folder / "predictions", dataset), dataset, "semantic").metrics
+    assert metrics == dict.fromkeys(("miou", "fwiou", "pixel_accuracy", "class_accuracy"), 1.0)
+    with pytest.raises(DataError, match="has no PNG of the name"):
+        list(read_semantic(tmp_path, dataset))
+    Image.fromarray(np.ones((5, 5), np.uint8)).save(tmp_path / "ADE_val_00000001.png")
+    with pytest.raises(DataError, match="the map has the size"):
+        score_maps(read_semantic(tmp_path, dataset), dataset, "semantic")
