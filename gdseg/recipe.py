@@ -210,6 +210,7 @@ class Distill:
 
     steps: int = key(368750, "optimiser steps of distill", low=1)
     burn_in_steps: int = key(50000, "steps with the frozen teacher; then it becomes the student's EMA", low=0)
+    lr_factor: float = key(1.0, "learning rate as a share of train.lr: less than 1 suits a student that starts from the teacher", above=0.0)
     ema_decay: float = key(0.9996, "decay of the teacher after burn-in", low=0.0, high=1.0)
     student_init: str = key("backbone", "the student starts from the backbone's weights or from the teacher", choices=["backbone", "teacher"])
     unlabelled_batch_size: int = key(16, "unlabelled images a step", low=1)

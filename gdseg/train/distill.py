@@ -8,6 +8,7 @@ A frozen, pretrained teacher supplies pseudo-labels from step 0 while the studen
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -45,7 +46,8 @@ def distill(
     seed_step(recipe.seed, 0)
     student = build_student(recipe, classes, guide, load_weights=not resume).to(device)
     teacher = Teacher(guide, student, recipe, data.dataset.things)
-    learner = Learner(student, recipe, classes, rule.steps, device, data.dataset.things)
+    own_lr = replace(recipe, train=replace(recipe.train, lr=recipe.train.lr * rule.lr_factor))
+    learner = Learner(student, own_lr, classes, rule.steps, device, data.dataset.things)
 
     session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet)
     state = {"student": student, "teacher": teacher.average}

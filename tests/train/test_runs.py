@@ -12,6 +12,7 @@ from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.models.checkpoint import load_network
 from gdseg.models.model import build_model
 from gdseg.recipe import Distill
+from gdseg.recipe_yaml import load_recipe
 from gdseg.runs import find_checkpoint
 from gdseg.structures import Targets
 from gdseg.train import checkpoint, engine, session
@@ -105,6 +106,16 @@ def test_an_interrupted_distill_is_the_uninterrupted_one(tiny_recipe, tmp_path, 
     distill(recipe, cut, teacher, CPU, resume=True, quiet=True)
     assert log(cut) == log(whole)
     same_networks(cut, whole)
+
+
+def test_the_students_learning_rate_is_a_share_of_the_teachers(tiny_recipe, tmp_path, teacher):
+    rates = []
+    for factor in (1.0, 0.25):
+        recipe = tiny_recipe("maskdino", f"distill.lr_factor={factor}", "train.log_every=1")
+        distill(recipe, tmp_path / f"run{factor}", teacher, CPU, quiet=True)
+        rates.append([entry["lr"] for entry in log(tmp_path / f"run{factor}")])
+    assert rates[1] == pytest.approx([0.25 * rate for rate in rates[0]])
+    assert load_recipe(tmp_path / "run0.25" / "recipe.yaml").train.lr == recipe.train.lr
 
 
 def test_the_teacher_is_frozen_then_replaced_then_an_average(tiny_recipe, tmp_path, teacher, monkeypatch):
