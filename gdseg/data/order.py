@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gdseg.data.label_maps import read_regions
 from gdseg.structures import Record
 
 
@@ -26,12 +27,21 @@ def repeat_factors(records: Sequence[Record], threshold: float, num_classes: int
     """float64 [records]: how often an epoch shows an image, max(1, sqrt(threshold / f)) of its rarest class.
 
     f is the share of images that hold the class; images without objects, unlabelled ones, and all
-    of them when threshold is 0, have 1. Crowds count, as in detectron2.
+    of them when threshold is 0, have 1. Crowds count, as in detectron2. Label maps are read where only they
+    say what an image holds. Raises DataError as `read_regions`.
     """
-    labels = [{a["label"] for a in record.annotations or ()} for record in records]
+    if not threshold:
+        return np.ones(len(records))
+    labels = [_labels(record) for record in records]
     counts = np.bincount([label for found in labels for label in found], minlength=num_classes)
     factors = np.maximum(1.0, np.sqrt(threshold * len(records) / np.maximum(counts, 1)))
     return np.array([max((factors[label] for label in found), default=1.0) for found in labels])
+
+
+def _labels(record: Record) -> set[int]:
+    if record.label_map is not None and record.label_map.codes is not None:
+        return {segment.label for segment in read_regions(record, "panoptic").segments}
+    return {a["label"] for a in record.annotations or ()}
 
 
 def epoch_order(factors: NDArray[np.float64], seed: int, stream: str, epoch: int) -> NDArray[np.int64]:

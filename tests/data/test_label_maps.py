@@ -13,6 +13,7 @@ from gdseg.data.augment import build_targets
 from gdseg.data.dataset import open_dataset, richest_task, unlabelled_pool
 from gdseg.data.geometry import Geometry
 from gdseg.data.label_maps import read_ids, read_regions, rgb_of, with_masks
+from gdseg.data.order import repeat_factors
 from gdseg.data.split import load_split, split_by_ratio
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -111,6 +112,16 @@ def test_index_maps_with_names_and_an_ignored_value(tmp_path: Path) -> None:
     pool = unlabelled_pool(dataset.train, split_by_ratio(dataset.train, 1.0, 0), Data())
     assert pool[0].label_map is None
     assert richest_task(Data(root=str(root)), "train") == "semantic"
+
+
+def test_rare_classes_of_maps_are_repeated(tmp_path: Path) -> None:
+    root = semantic_folder(tmp_path / "s", np.zeros((4, 4)), "sky\ntree\n")
+    [common] = open_dataset(Data(root=str(root)), ("train",), task="semantic").train
+    [rare] = open_dataset(Data(root=str(root)), ("val",), task="semantic").val
+    assert rare.label_map is not None
+    Image.fromarray(np.ones((4, 4), np.uint8)).save(rare.label_map.path)
+    factors = repeat_factors([common] * 9 + [rare], 0.4, 2)
+    assert factors.tolist() == [1.0] * 9 + [2.0]  # sqrt(0.4 / 0.1)
 
 
 def test_colour_maps_need_colours(tmp_path: Path) -> None:
