@@ -28,6 +28,8 @@ def _model_rules(recipe: Recipe) -> Iterator[str]:
         yield "distill.boxes: head needs decoder.kind: maskdino, mask2former predicts no boxes"
     if decoder.mask_prior != "none" and decoder.kind == "mask2former":
         yield "decoder.mask_prior needs decoder.kind: maskdino, mask2former predicts no boxes"
+    if decoder.mask_prior != "none" and recipe.loss.boxes_relative_to != "padded":
+        yield "decoder.mask_prior needs loss.boxes_relative_to: padded, the canvas that it draws on"
     if decoder.kind == "maskdino" and decoder.box_init != "none":
         if not decoder.initial_prediction:
             yield "decoder.box_init needs decoder.initial_prediction: true (its masks give the boxes)"
@@ -53,6 +55,8 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield f"train.batch_size ({train.batch_size}) must divide by train.accumulate ({train.accumulate})"
     if distill.unlabelled_batch_size % train.accumulate:
         yield f"distill.unlabelled_batch_size must divide by train.accumulate ({train.accumulate})"
+    if recipe.task != "instance" and distill.mask_stride != 4:
+        yield "distill.mask_stride needs task: instance; maps of pseudo-labels are made at stride 4"
     if distill.ignore_threshold and distill.ignore_threshold > distill.class_threshold:
         yield "distill.ignore_threshold must not exceed distill.class_threshold"
     measured = {"instance": ("mask", "box"), "panoptic": ("pq",), "semantic": ("miou",)}[recipe.task]

@@ -123,3 +123,18 @@ def test_every_key_is_documented_and_has_a_default_within_its_rules():
     assert all(field.metadata["doc"] for _, field in key_paths())
     assert parse_recipe(dump_recipe(Recipe()), "defaults") == Recipe()
     assert dataclasses.is_dataclass(Recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        (
+            ["decoder.mask_prior=ellipse", "loss.boxes_relative_to=image"],
+            "mask_prior needs loss.boxes_relative_to",
+        ),
+        (["task=semantic", "distill.mask_stride=1", "train.best=auto"], "mask_stride needs task: instance"),
+    ],
+)
+def test_keys_that_would_silently_do_nothing_or_harm_are_refused(changes, rule):
+    with pytest.raises(RecipeError, match=rule):
+        load_recipe("shapes_maskdino", changes)

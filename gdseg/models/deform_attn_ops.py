@@ -56,6 +56,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_of(name: str) -> Any:
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and grad.requires_grad:  # create_graph: it would silently be zero
+            raise RuntimeError("the compiled operator has no second derivative; GDSEG_KERNEL=off has")
         value, *others = ctx.saved_tensors
         exact_order = value.is_cuda and torch.are_deterministic_algorithms_enabled()  # a CPU's always is
         run = getattr(torch.ops.gdseg, f"{name}_backward" + ("_deterministic" if exact_order else ""))

@@ -19,7 +19,7 @@ from gdseg.models.layers import full_precision
 
 
 class EllipsePrior(nn.Module):
-    """Adds s * (1 - d^2) to mask logits: d is 1 on the ellipse inscribed in the box, s learned from 1."""
+    """Adds s * (1 - d^2) to mask logits: d is 1 on the ellipse in the box (a pixel larger), s learned."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -35,9 +35,9 @@ class EllipsePrior(nn.Module):
         with full_precision(masks):
             sharpness = F.softplus(self.sharpness(x.float()))
             boxes = boxes_cxcywh.detach().float()
-            y = sharpness * _squared_distance(boxes[..., 1::2], masks.shape[-2])
-            x = sharpness * _squared_distance(boxes[..., 0::2], masks.shape[-1])
-            return masks.float() + (sharpness - y)[..., None] - x[..., None, :]
+            fall_y = sharpness * _squared_distance(boxes[..., 1::2], masks.shape[-2])
+            fall_x = sharpness * _squared_distance(boxes[..., 0::2], masks.shape[-1])
+            return masks.float() + (sharpness - fall_y)[..., None] - fall_x[..., None, :]
 
 
 def _squared_distance(centre_length: Tensor, pixels: int) -> Tensor:

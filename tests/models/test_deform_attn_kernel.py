@@ -382,3 +382,12 @@ def test_off_is_the_reference():
         check=True,
     )
     assert "GDSEG_KERNEL=off" in run.stdout
+
+
+@needs_kernel
+def test_a_second_derivative_is_refused_not_silently_zero() -> None:
+    value = torch.randn(1, 4, 1, 8, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(1, 2, 1, 1, 2, dtype=torch.float64, requires_grad=True)
+    out = ms_deform_attn(value, [(2, 2)], torch.rand(1, 2, 1, 1, 2, 2, dtype=torch.float64), weights)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(out.square().sum(), value, create_graph=True)
