@@ -56,6 +56,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_of(name: str) -> Any:
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the operator's arguments; None for the level sizes."""
         if torch.is_grad_enabled() and grad.requires_grad:  # create_graph: it would silently be zero
             raise RuntimeError("the compiled operator has no second derivative; GDSEG_KERNEL=off has")
         value, *others = ctx.saved_tensors
