@@ -1,6 +1,5 @@
 """Colour ops against Pillow, torchvision, SciPy and OpenCV's recorded SSD jitter."""
 
-
 import numpy as np
 import pytest
 import torch

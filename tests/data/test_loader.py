@@ -222,9 +222,14 @@ next(stream)
 print(time.time())
 raise SystemExit("over")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
-    assert time.time() - float(done.stdout) < 4.5
-    assert done.stderr == "over\n"
+    waits = []
+    while not waits or (
+        min(waits) > 4.5 and len(waits) < 4
+    ):  # busy machines are slow at times, the defect always is
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+        waits.append(time.time() - float(done.stdout))
+        assert done.stderr == "over\n"
+    assert min(waits) < 4.5
 
 
 def test_where_the_images_lie_does_not_matter(records: list[Record], recipe: Recipe, tmp_path: Path) -> None:
