@@ -256,3 +256,53 @@ def test_the_command_reports_and_refuses(tmp_path):
     back = run(app, ["convert", out, "--to", "official", "--out", str(tmp_path / "b.pth")])
     assert back.exit_code == 0
     assert "mask2former/coco_instance" in run(app, ["convert", "--list"]).stdout
+
+
+def test_a_pickle_that_forges_a_pointer_through_a_dtype_is_refused(tmp_path):
+    """A type of eight raw bytes whose state declares them an object: numpy would follow them as a pointer."""
+
+    def of(name, *arguments):
+        return b"c" + name + b"\n(" + b"".join(arguments) + b"tR"
+
+    def literal(value):
+        return pickle.dumps(value, 2)[2:-1]
+
+    inner = of(b"numpy\ndtype", literal("O8"), b"\x89\x88")
+    fields = b"}" + literal("a") + b"(" + inner + literal(0) + b"ts"
+    state = (
+        b"("
+        + literal(3)
+        + literal("|")
+        + b"N("
+        + literal("a")
+        + b"t"
+        + fields
+        + literal(8)
+        + literal(1)
+        + literal(0)
+        + b"t"
+    )
+    forged = of(b"numpy\ndtype", literal("V8"), b"\x89\x88") + state + b"b"
+    array = of(b"numpy.core.multiarray\n_reconstruct", b"N")
+    array += b"(" + literal(1) + b"(" + literal(1) + b"t" + forged + b"\x89" + b"C\x08" + b"A" * 8 + b"tb"
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x03}" + literal("x") + array + literal("a") + literal(5) + b"ss.")
+    with pytest.raises(CheckpointError, match="are not weights"):
+        read_tensors(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_arrays_of_every_plain_kind_and_order_are_read(tmp_path, protocol):
+    arrays = {
+        "half": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3)),
+        "big_endian": np.arange(4, dtype=">f4"),
+        "count": np.array(7, dtype=np.int64),
+        "flags": np.array([True, False]),
+        "none": np.zeros((0, 3), np.float32),
+    }
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": {**arrays, "step": np.float64(2.5)}}, protocol))
+    found = read_tensors(tmp_path / "a.pkl")
+    assert sorted(found) == sorted(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name].numpy(), array)
+        assert found[name].numpy().dtype == array.dtype.newbyteorder("=")

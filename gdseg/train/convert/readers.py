@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -79,17 +80,42 @@ def _broken(error: Exception, path: Path) -> CheckpointError:
 def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return torch.from_numpy(np.array(value, order="C"))
+    if isinstance(value, PickledArray) and value.array is not None:
+        native = value.array.dtype.newbyteorder("=")
+        return torch.from_numpy(np.array(value.array, native, order="C"))
     return None
 
 
-def _empty_array(*_: Any) -> Any:
-    """Stands for numpy's `_reconstruct`, whose shape argument could ask for any memory.
+class PickledType:
+    """Stands for numpy's dtype, whose state could make it take numbers for pointers: plain numbers only."""
 
-    The state sets the shape.
-    """
-    return np.ndarray((0,), np.uint8)
+    def __init__(self, code: str, *_: Any) -> None:
+        if not re.fullmatch(r"[<>|=]?[fiu][1248]|b1", code):
+            raise pickle.UnpicklingError(f"arrays of type {code[:20]!r} are not weights")
+        self.numpy = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Of the state only the byte order counts."""
+        if state[1] in ("<", ">"):
+            self.numpy = self.numpy.newbyteorder(state[1])
+
+
+class PickledArray:
+    """Stands for numpy's array: what its state says, copied from bytes that are really there."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array: NDArray[Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """state: version, shape, type, whether in Fortran order, bytes (text from Python 2)."""
+        _, shape, kind, fortran, data = state
+        flat = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.numpy)
+        self.array = flat.reshape([int(n) for n in shape], order="F" if fortran else "C")
+
+
+def _number(kind: PickledType, data: bytes) -> Any:
+    """Stands for numpy's `scalar`: a plain number."""
+    return np.frombuffer(data, kind.numpy)[0].item()
 
 
 def _safe_storage(data: bytes) -> Any:
@@ -103,15 +129,12 @@ class ArrayUnpickler(pickle.Unpickler):
     _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 - read only
         ("collections", "OrderedDict"): OrderedDict,
         ("_codecs", "encode"): lambda text, encoding: str(text).encode(str(encoding)),
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): PickledArray,  # an argument of _reconstruct
+        ("numpy", "dtype"): PickledType,
         ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
         ("torch.storage", "_load_from_bytes"): _safe_storage,
-        **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
-        **{
-            (f"numpy.{core}.multiarray", "scalar"): lambda dtype, data: np.frombuffer(data, dtype)[0]
-            for core in ("core", "_core")
-        },
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): PickledArray for core in ("core", "_core")},
+        **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
     }
 
     def __init__(self, file: Any) -> None:
