@@ -129,6 +129,7 @@ class ArrayUnpickler(pickle.Unpickler):
     _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 - read only
         ("collections", "OrderedDict"): OrderedDict,
         ("_codecs", "encode"): lambda text, encoding: str(text).encode(str(encoding)),
+        ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes no bytes
         ("numpy", "ndarray"): PickledArray,  # an argument of _reconstruct
         ("numpy", "dtype"): PickledType,
         ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
