@@ -74,9 +74,6 @@ def _instances(
     query, labels = index // scores_QC.shape[1], index % scores_QC.shape[1]
     if wanted is not None:
         scores, query, labels = (value[wanted[labels]] for value in (scores, query, labels))
-    if recipe.postprocess.mask_nms:
-        kept = best_of_duplicates(masks[query] > 0, scores, labels, recipe.postprocess.mask_nms)
-        scores, query, labels = scores[kept], query[kept], labels[kept]
     used, place = torch.unique(query, return_inverse=True)
     quality, boxes, rles = _mask_facts(masks[used], canvas)
     if boxes_cxcywh is not None:
@@ -84,8 +81,11 @@ def _instances(
     filled = quality > 0
     if recipe.postprocess.score == "class_mask":
         scores = scores * quality[place]
+    keep = filled[place]
+    if recipe.postprocess.mask_nms:
+        keep &= best_of_duplicates(masks[query] > 0, scores, labels, recipe.postprocess.mask_nms)
     order = torch.argsort(scores, descending=True, stable=True)
-    order = order[filled[place[order]]]
+    order = order[keep[order]]
     place = place[order].cpu()
     return replace(
         none,

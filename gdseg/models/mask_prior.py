@@ -18,8 +18,15 @@ from torch.nn import functional as F
 from gdseg.models.layers import full_precision
 
 
+# A pixel this far (squared, along one axis) is outside for good: a tiny box must not make losses of thousands.
+FAR = 16.0
+
+
 class EllipsePrior(nn.Module):
-    """Adds s * (1 - d^2) to mask logits: d is 1 on the ellipse in the box (a pixel larger), s learned."""
+    """Adds s * (1 - d^2) to mask logits: d is 1 on the ellipse in the box (a pixel larger), s learned.
+
+    Along each axis the square of the distance ends at `FAR`.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,8 +48,8 @@ class EllipsePrior(nn.Module):
 
 
 def _squared_distance(centre_length: Tensor, pixels: int) -> Tensor:
-    """Along one axis: [B, Q, 2] -> [B, Q, pixels], 1 at the ends of a box widened by a pixel."""
+    """Along one axis: [B, Q, 2] -> [B, Q, pixels], 1 at the ends of a box widened by a pixel, at most `FAR`."""
     centre, length = centre_length.unbind(-1)
     places = (torch.arange(pixels, device=centre.device) + 0.5) / pixels
     radius = length / 2 + 0.5 / pixels
-    return ((places - centre[..., None]) / radius[..., None]).square()
+    return ((places - centre[..., None]) / radius[..., None]).square().clamp(max=FAR)

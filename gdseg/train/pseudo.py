@@ -49,8 +49,8 @@ def class_scores(logits: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
 def choose(logits: Tensor, masks: Tensor, rule: Distill, softmax: bool) -> Choice:
     """Apply the rule to one image: logits [Q, K], masks [Q, h, w] logits.
 
-    Uncertain are queries large enough and scored above `ignore_threshold` that were not kept; none
-    when that is 0.
+    Uncertain are queries large enough and scored above `ignore_threshold` that were neither kept nor
+    duplicates of one that was a candidate to be kept; none when that is 0.
     """
     scores, labels = class_scores(logits, softmax)
     candidates = (scores > (rule.ignore_threshold or rule.class_threshold)).nonzero()[:, 0]
@@ -62,14 +62,13 @@ def choose(logits: Tensor, masks: Tensor, rule: Distill, softmax: bool) -> Choic
     quality = torch.zeros_like(scores)
     quality[candidates] = scores[candidates] * mask_scores
     sure = (scores[candidates] > rule.class_threshold) & (mask_scores >= rule.mask_threshold)
-    chosen = sized & sure
+    kept, duplicates = candidates[sized & sure], candidates[:0]
     if rule.mask_nms:
-        facts = (inside[chosen], quality[candidates[chosen]], labels[candidates[chosen]])
-        chosen[chosen.clone()] = best_of_duplicates(*facts, rule.mask_nms)
-    kept = candidates[chosen]
+        best = best_of_duplicates(inside[sized & sure], quality[kept], labels[kept], rule.mask_nms)
+        kept, duplicates = kept[best], kept[~best]
     if rule.max_instances and len(kept) > rule.max_instances:
         kept = kept[quality[kept].topk(rule.max_instances).indices.sort().values]
-    uncertain = candidates[sized & ~torch.isin(candidates, kept)]
+    uncertain = candidates[sized & ~torch.isin(candidates, torch.cat((kept, duplicates)))]
     return Choice(kept, uncertain if rule.ignore_threshold else uncertain[:0], labels, quality)
 
 
@@ -96,7 +95,11 @@ def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill)
     quality = choice.quality[choice.kept]
     ignore = None
     if rule.ignore_threshold:
-        ignore = _cut(masks[choice.uncertain], rule).any(0) & ~inside.any(0)
+        ignore = ~inside.any(0)
+        unsure = torch.zeros_like(ignore)
+        for part in masks[choice.uncertain].split(16):  # in bounded memory: they can be hundreds
+            unsure |= _cut(part, rule).any(0)
+        ignore &= unsure
     return Targets(
         labels=choice.labels[choice.kept],
         masks=inside,

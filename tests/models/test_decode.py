@@ -79,6 +79,20 @@ def test_boxes_of_the_head_and_scores_of_the_class():
     assert found.scores[0] == scores.max()
 
 
+def test_of_duplicates_the_one_of_the_best_reported_score_stays():
+    """Query 0 leads by class score, query 1 by class times mask score."""
+    recipe = Recipe()
+    recipe.postprocess.mask_nms = 0.5
+    masks = torch.full((1, 2, 8, 8), -9.0)
+    masks[0, 0, 2:6, 2:6], masks[0, 1, 2:6, 2:6] = 0.1, 6.0
+    logits = torch.logit(torch.tensor([[[0.9], [0.8]]]))
+    batch = Batch(["a"], torch.zeros(1, 3, 32, 32), [(32, 32)], [(32, 32)], [None])
+    for score, expected in (("class_mask", 0.8), ("class", 0.9)):
+        recipe.postprocess.score = score
+        (found,) = decode(Outputs([LayerOutput("final", logits, masks)]), batch, recipe, 1)
+        assert found.scores.tolist() == pytest.approx([expected], abs=0.1)  # not 0.9 * 0.5
+
+
 def test_semantic(budget):
     outputs, batch, recipe = case("mask2former")
     recipe.task = "semantic"

@@ -40,6 +40,13 @@ def test_a_fresh_prior_alone_gives_the_ellipse_inscribed_in_the_box() -> None:
     assert (ys.min().item(), ys.max().item()) == (75, 124)
 
 
+def test_a_tiny_box_far_away_costs_a_bounded_loss() -> None:
+    prior = EllipsePrior(4)
+    box = torch.tensor([[[0.0, 0.0, 1e-4, 1e-4]]])
+    out = prior(torch.zeros(1, 1, 300, 300), torch.zeros(1, 1, 4), box)
+    assert out.min().item() == pytest.approx(1 - 16 - 16)
+
+
 def test_flat_boxes_and_low_precision_masks_stay_finite_and_boxes_get_no_gradient() -> None:
     prior = EllipsePrior(4)
     boxes = torch.tensor([[[0.2, 0.9, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0]]], requires_grad=True)

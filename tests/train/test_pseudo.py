@@ -50,6 +50,30 @@ def test_the_ignore_band_holds_uncertain_instances_only():
     assert torch.equal(targets.ignore, expected)
 
 
+def test_a_dropped_duplicate_is_not_uncertain():
+    """Its rim lies about an object that has its label; ignoring it would take the edge out of the loss."""
+    output = squares([0.9, 0.8, 0.5])
+    output.logits[0, 1] = torch.logit(torch.tensor([0.8, 1e-4]))  # the class of query 0
+    output.masks[0, 1] = -9.0
+    output.masks[0, 1, 0:5, 0:4] = 4.0  # its square, a row larger
+    rule = Distill(class_threshold=0.7, ignore_threshold=0.4, mask_nms=0.5)
+    targets = pseudo_targets(output, rule, softmax=False)[0]
+    assert targets.labels.tolist() == [0]
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    expected[8:12, 8:12] = True
+    assert torch.equal(targets.ignore, expected)
+
+
+def test_many_uncertain_instances_are_one_ignore_mask():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randn(1, 40, 6, 5, generator=generator) * 3
+    output = LayerOutput("final", torch.zeros(1, 40, 1), masks)
+    rule = Distill(class_threshold=0.7, ignore_threshold=0.4, mask_stride=2, min_area=0.0)
+    ignore = pseudo_targets(output, rule, softmax=False)[0].ignore
+    finer = torch.nn.functional.interpolate(masks.double(), scale_factor=2, mode="bilinear")
+    assert torch.equal(ignore, (finer[0] > 0).any(0))
+
+
 def test_nothing_found_is_empty_not_none():
     targets = pseudo_targets(squares([0.1, 0.2]), Distill(), softmax=False)[0]
     assert (len(targets), targets.masks.shape, targets.boxes_cxcywh.shape) == (0, (0, 16, 16), (0, 4))
