@@ -256,7 +256,7 @@ void write_value(const Task& task, const Part& part, const float* grad_value) {
   const int64_t stride = task.M * D;
   T* to = static_cast<T*>(task.grad_value) + part.image * task.S * stride + part.head * D;
   const Rows rows = rows_of(task, part);
-  // whole cache lines of a tensor that is larger than the caches: no need to read them first
+  // streaming stores of whole cache lines (fp32 only): written once, not read again here, so never fetched first
   const bool past_caches =
       std::is_same<T, float>::value && D * sizeof(T) % kCacheLine == 0 && reinterpret_cast<uintptr_t>(to) % kCacheLine == 0;
   for (int64_t s = rows.first; s < rows.end; s++) {

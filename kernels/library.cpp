@@ -1,5 +1,5 @@
 // The operators' schemas, registered once for all devices, and what this binary was built with.
-// Autograd, the fake implementations and the Autocast rule are in gdseg/models/deform_attn_kernel.py.
+// Autograd, the fake implementations and the Autocast rule are in gdseg/models/deform_attn_ops.py.
 // A level's size is two integers in `shapes` (h0, w0, h1, w1, ...): SymInt, so that compiled graphs stay dynamic.
 #include <torch/csrc/stable/library.h>
 

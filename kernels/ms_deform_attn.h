@@ -3,7 +3,7 @@
 //
 // Letters: N images, S tokens of all levels, Q queries, M heads, D channels a head, L levels, P points a level.
 // A sample at pixel coordinates x = location * width - 0.5 takes part where -1 <= x < width (likewise y), as in
-// grid_sample: at exactly -1 its value is zero but its gradient is not. All others, NaN and infinity among them,
+// grid_sample: at exactly -1 its value is zero but the gradient of its location is not. All others, NaN and infinity among them,
 // contribute nothing and get zero gradients.
 // Only libtorch's Stable ABI is used (torch >= 2.11), so that one binary serves every later torch.
 #pragma once

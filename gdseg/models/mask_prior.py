@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from gdseg.models.layers import full_precision
 
-
-# A pixel this far (squared, along one axis) is outside for good: a tiny box must not make losses of thousands.
+# A pixel this far (squared, along one axis) is outside for good: no tiny box makes losses of thousands.
 FAR = 16.0
 
 
@@ -48,7 +47,7 @@ class EllipsePrior(nn.Module):
 
 
 def _squared_distance(centre_length: Tensor, pixels: int) -> Tensor:
-    """Along one axis: [B, Q, 2] -> [B, Q, pixels], 1 at the ends of a box widened by a pixel, at most `FAR`."""
+    """Along one axis: [B, Q, 2] -> [B, Q, pixels] up to `FAR`, 1 at the ends of a box widened by a pixel."""
     centre, length = centre_length.unbind(-1)
     places = (torch.arange(pixels, device=centre.device) + 0.5) / pixels
     radius = length / 2 + 0.5 / pixels

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Report:
-    """Every tensor of the source is in exactly one of `mapped`, `merged`, `ignored`.
+    """Every tensor of the converted role is in exactly one of `mapped`, `merged`, `ignored`.
 
     mapped: source name -> ours; renamed: those of them whose name changed; merged: copy of a shared tensor ->
     ours; ignored: source name -> why it is not needed; missing: our name -> what stands for a tensor that the
