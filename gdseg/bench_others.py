@@ -1,12 +1,15 @@
 """Other implementations of deformable attention that may be installed, timed beside ours by `bench_op.py`.
 
-`deformops` (PyPI, MIT; CUDA and Triton kernels, Python >= 3.12) is called through its public
-`deformops.registry.msda`, version 3; each of its backends is a path of its own. Nothing here is a dependency.
+`transformers` (PyPI, Apache-2.0) runs what the official projects run without their CUDA kernel: all levels
+sampled by `grid_sample`, stacked, then summed. `deformops` (PyPI, MIT; CUDA and Triton, Python >= 3.12) is
+called through its public `deformops.registry.msda`, version 3; each of its backends is a path of its own.
+Nothing here is a dependency.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -20,13 +23,14 @@ Operator = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 def other_implementations(device: torch.device) -> dict[str, Operator]:
     """Name -> operator with the signature of `ms_deform_attn`, for what is installed and runs on `device`."""
-    if device.type != "cuda":
-        return {}
-    try:
-        registry = import_module("deformops.registry")
-    except ImportError:
-        return {}
-    found = {f"deformops {b.name.lower()}": _deformops(registry, b) for b in registry.Backend}
+    found: dict[str, Operator] = {}
+    with suppress(ImportError):
+        fallback = import_module("transformers.models.mask2former.modeling_mask2former")
+        found["transformers fallback"] = fallback.multi_scale_deformable_attention
+    if device.type == "cuda":
+        with suppress(ImportError):
+            registry = import_module("deformops.registry")
+            found |= {f"deformops {b.name.lower()}": _deformops(registry, b) for b in registry.Backend}
     return {name: call for name, call in found.items() if _runs(call, device)}
 
 
