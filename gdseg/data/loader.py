@@ -28,6 +28,7 @@ from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Record, Sample, Targets
 
 Key = tuple[int, int]  # position in the stream, index of the record
+_SPARE_IMAGES = 9  # nobody has looked at each unlabelled image: the next stands in for a broken one
 
 
 def train_batches(
@@ -45,7 +46,8 @@ def train_batches(
 
     An epoch's images follow `data.repeat_threshold`; a batch may span two epochs. Labelled and
     unlabelled records have streams of their own, so that the two draw different numbers. Raises
-    DataError, naming the image, when one is unreadable.
+    DataError, naming the image, when a labelled one is unreadable; in place of an unlabelled one comes
+    the next (up to nine of them), with a warning.
     """
     if not records:
         raise DataError("there is no image to train on", "--data", "check the data set and the ratio")
@@ -95,7 +97,16 @@ class _Batches(Dataset[Batch | GdsegError]):
         if not self.train:
             return eval_sample(self.records[index], self.recipe)
         rng = rng_for(self.seed, self.stream, "sample", position)
-        return train_sample(self.records[index], self.recipe, rng, strong=self.strong)
+        spares = _SPARE_IMAGES if self.stream == "unlabelled" else 0
+        for place in range(index, index + spares + 1):
+            record = self.records[place % len(self.records)]
+            try:
+                return train_sample(record, self.recipe, rng, strong=self.strong)
+            except DataError as error:  # of reading, before anything was drawn from `rng`
+                if place == index + spares:
+                    raise
+                warnings.warn(f"unlabelled image left out: {error.where}: {error.what}", stacklevel=2)
+        raise AssertionError
 
 
 def _load(batches: _Batches, keys: Iterable[list[Key]], workers: int) -> Iterator[Batch]:

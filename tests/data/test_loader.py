@@ -186,6 +186,25 @@ def test_an_unreadable_image_is_named(
         list(eval_batches(bad, recipe, 2))
 
 
+@pytest.mark.filterwarnings("ignore:unlabelled image left out")
+def test_a_broken_unlabelled_image_is_replaced_by_the_next(
+    records: list[Record], recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe.data.repeat_threshold = 0.0
+    (tmp_path / "broken.png").write_bytes(records[0].path.read_bytes()[:200])
+    pool = [replace(record, annotations=None) for record in records]
+    order = [i for batch in batches(pool, recipe) for i in batch.image_ids]
+    pool[2] = replace(pool[2], path=tmp_path / "broken.png")
+    ids = [record.image_id for record in pool]
+    expected = [ids[3] if i == ids[2] else i for i in order]
+    assert ids[2] in order
+    with pytest.warns(UserWarning, match="left out: .*broken.png"):
+        found = list(batches(pool, recipe))
+    assert [i for batch in found for i in batch.image_ids] == expected
+    with pytest.raises(DataError, match="cannot read the image"):  # nothing but broken ones
+        list(batches([pool[2]], recipe))
+
+
 def test_an_image_of_another_size_is_named(records: list[Record], recipe: Recipe, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match="the image is 8 x 9 pixels, its annotations say"):
