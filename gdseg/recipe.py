@@ -66,6 +66,7 @@ class Augment:
     cutout_p: float = key(0.0, "strong view: probability of cut-out", low=0.0, high=1.0)
     cutout_count: int = key(3, "strong view: rectangles cut out", low=1)
     cutout_area: list[float] = key([0.02, 0.1], "strong view: area of a rectangle as a share of the image", length=2, above=0.0, high=1.0)
+    copy_paste: float = key(0.0, "instance: share of the labelled images that get objects of another one of the step, in front (arXiv 2012.07177)", low=0.0, high=1.0)
     test_shortest: int = key(800, "evaluation and prediction: shortest edge, pixels; 0: as on disk", low=0)
     test_longest: int = key(1333, "evaluation and prediction: longest edge at most this, pixels", low=1)
 
@@ -227,6 +228,7 @@ class Distill:
     weighting: str = key("hard", "weight of a pseudo-label: hard (1) or score", choices=["hard", "score"])
     boxes: str = key("mask", "boxes of pseudo-labels: tight box of the mask, or the box head's", choices=["mask", "head"])
     denoising: bool = key(True, "maskdino: denoising queries from pseudo-labels too")
+    copy_paste: float = key(0.0, "instance: share of the unlabelled images that get objects of the labelled images of the step, in front (arXiv 2012.07177)", low=0.0, high=1.0)
     alarm_low: float = key(0.1, "warn when pseudo-labels an image fall below this share of the labelled objects an image", low=0.0)
     alarm_high: float = key(5.0, "warn when pseudo-labels an image exceed the labelled objects an image this many times", above=0.0)
 

@@ -57,6 +57,8 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield f"distill.unlabelled_batch_size must divide by train.accumulate ({train.accumulate})"
     if recipe.task != "instance" and distill.mask_stride != 4:
         yield "distill.mask_stride needs task: instance; maps of pseudo-labels are made at stride 4"
+    if recipe.task != "instance" and (distill.copy_paste or recipe.augment.copy_paste):
+        yield "copy_paste needs task: instance"
     if distill.ignore_threshold and distill.ignore_threshold > distill.class_threshold:
         yield "distill.ignore_threshold must not exceed distill.class_threshold"
     measured = {"instance": ("mask", "box"), "panoptic": ("pq",), "semantic": ("miou",)}[recipe.task]

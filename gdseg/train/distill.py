@@ -18,6 +18,7 @@ from gdseg.data.loader import train_batches
 from gdseg.recipe import Recipe
 from gdseg.runs import file_sha256
 from gdseg.structures import Batch, Record
+from gdseg.train.copy_paste import paste_labelled, paste_unlabelled
 from gdseg.train.engine import Learner, labelled_part, seed_step, unlabelled_part
 from gdseg.train.pseudo import Alarm, pseudo_statistics
 from gdseg.train.session import Session
@@ -53,12 +54,8 @@ def distill(
     state = {"student": student, "teacher": teacher.average}
     if resume:
         session.resume(state)
-    facts = {
-        "unlabelled": len(unlabelled),
-        "teacher": str(teacher_file.resolve()),
-        "teacher_sha256": file_sha256(teacher_file),
-        "burn_in_steps": rule.burn_in_steps,
-    }
+    guided_by = {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
+    facts = {"unlabelled": len(unlabelled), **guided_by, "burn_in_steps": rule.burn_in_steps}
     record_run(run, recipe, "distill", data, device, overwrite=overwrite and not resume, **facts)
     alarm = Alarm(rule, objects_per_image(data.labelled, recipe.task))
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
@@ -69,7 +66,9 @@ def distill(
             labelled, weak = labelled.to(device), weak.to(device)
             teacher.follow(student, step)
             pseudo = teacher.label(weak, step)
-            parts = [labelled_part(labelled), unlabelled_part(weak, pseudo, rule)]
+            weak, mixed = paste_unlabelled(weak, pseudo, labelled, recipe, step)
+            labelled = paste_labelled(labelled, recipe, step)
+            parts = [labelled_part(labelled), unlabelled_part(weak, mixed, rule)]
             losses = {**learner.step(step, parts), **pseudo_statistics(pseudo)}
 
             done = step + 1

@@ -13,6 +13,7 @@ import torch
 from gdseg.data.loader import train_batches
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
+from gdseg.train.copy_paste import paste_labelled
 from gdseg.train.ema import update_ema
 from gdseg.train.engine import Learner, labelled_part, seed_step
 from gdseg.train.session import Session
@@ -58,7 +59,8 @@ def pretrain(
         session.log.say(f"pretrain: {len(data.labelled)} labelled images, {train.steps} steps, {run}")
         for step, batch in enumerate(batches, session.start_step):
             seed_step(recipe.seed, step)
-            losses = learner.step(step, [labelled_part(batch.to(device))])
+            batch = paste_labelled(batch.to(device), recipe, step)
+            losses = learner.step(step, [labelled_part(batch)])
             if train.ema_decay:
                 update_ema(average, model, train.ema_decay)
 
