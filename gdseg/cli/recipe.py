@@ -1,4 +1,4 @@
-"""`gdseg recipe list | show | copy | check`. Answers without torch."""
+"""`gdseg recipe list | show | copy | check`. All but `check` answer without torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -71,5 +71,12 @@ def copy(
 @recipe_app.command()
 def check(name: NameArg, overrides: o.OverridesArg = None, debug: o.DebugOpt = False) -> None:
     """Say whether a recipe can be used; every fault at once, exit code 2 if there is one."""
-    load_recipe(name, overrides)
-    print(f"{name}: good")
+    recipe = load_recipe(name, overrides)
+    import torch
+
+    from gdseg.models.model import build_model
+
+    with torch.device("meta"):  # shapes alone, no memory
+        model = build_model(recipe, num_classes=1, load_weights=False)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{name}: good; {parameters / 1e6:.1f} million parameters")

@@ -204,3 +204,10 @@ def test_help_comes_without_torch():
 
     script = "import sys; import gdseg.cli.app; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_backbone_that_timm_lacks_is_found_by_recipe_check(gdseg):
+    code, said = gdseg("recipe", "check", "custom", "backbone.name=resnet5")
+    assert (code, "timm has no network 'resnet5'" in said, "resnet50" in said) == (2, True, True)
+    code, said = gdseg("recipe", "check", "shapes_maskdino")
+    assert (code, "shapes_maskdino: good" in said) == (0, True)
