@@ -8,7 +8,7 @@ K class logits, C channels, H W pixels, h w mask pixels (stride 4).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +24,16 @@ Colour = tuple[int, int, int]  # red, green, blue in 0..255
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class of the data: the user's id, name, thing or stuff, and a colour if the data gives one."""
+    """One class of the data: the user's id, name, thing or stuff, and a colour if the data gives one.
+
+    `frequency`: "r", "c" or "f": rare, common or frequent in the training images, where LVIS says so.
+    """
 
     id: int
     name: str
     is_thing: bool = True
     colour: Colour | None = None
+    frequency: str | None = None
 
 
 class Code(NamedTuple):
@@ -46,12 +50,31 @@ class LabelMap:
 
     A value is that of the only channel, or red + 256 green + 65536 blue. `codes` says what values mean;
     None: each record's annotations do (COCO panoptic). `void` values are of no class; None: all that have
-    no meaning are. Other values are faults.
+    no meaning are. Other values are faults. `class_of`: what stands for a value in `codes` and `void` where
+    values hold a number of the object besides its class; None: the value itself. `below`: another such file,
+    seen where this one has no meaning; its values count from `BELOW` on.
     """
 
     path: Path
     codes: Mapping[int, Code] | None = None
     void: frozenset[int] | None = None
+    class_of: Callable[[int], int] | None = None
+    below: Path | None = None
+
+
+BELOW = 2**24  # more than any value of three 8-bit channels
+
+
+@dataclass(frozen=True)
+class Federated:
+    """What an image of a federated data set (LVIS, arXiv 1908.03195 §2) is known to hold besides its objects.
+
+    `absent`: labels none of whose objects are in it (neg_category_ids); `partial`: labels of which objects
+    may be unmarked (not_exhaustive_category_ids). Nobody looked for other labels that have no object in it.
+    """
+
+    absent: frozenset[int] = frozenset()
+    partial: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -60,7 +83,8 @@ class Record:
 
     `annotations` are COCO-style dicts whose `label` (0..C-1) was added and whose segmentation was
     checked; None means unlabelled, an empty tuple means labelled and empty. With a `label_map` they are
-    COCO panoptic segments, or nothing where the map alone says what the image holds.
+    COCO panoptic segments, or nothing where the map alone says what the image holds. `federated`: None
+    where all classes were looked for.
     """
 
     image_id: int | str
@@ -69,6 +93,7 @@ class Record:
     width: int | None = None
     annotations: tuple[dict[str, Any], ...] | None = None
     label_map: LabelMap | None = None
+    federated: Federated | None = None
 
 
 @dataclass
