@@ -6,7 +6,8 @@ Machines are shared and noisy, so what counts are ratios; each figure is the med
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -17,7 +18,7 @@ from gdseg.data.split import choose_split
 from gdseg.eval.run import forward
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
-from gdseg.structures import Batch
+from gdseg.structures import Batch, Record
 from gdseg.train.engine import Learner, labelled_part, seed_step
 
 PARTS = ("model", "train", "data")  # and "op": bench_op.py
@@ -25,12 +26,15 @@ PARTS = ("model", "train", "data")  # and "op": bench_op.py
 
 def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> list[tuple[str, float]]:
     """(what, median seconds) rows of one part: "model", "train" or "data"."""
-    batch, num_classes = _first_batch(recipe)
+    dataset = open_dataset(recipe.data, task=recipe.task)
+    num_classes = len(dataset.classes)
+    records = labelled_records(dataset.train, choose_split(dataset.train, recipe.data, recipe.seed))
     if part == "data":
-        return [("load and augment a batch", _median(lambda: _first_batch(recipe), repeats, device))]
-    batch = batch.to(device)
+        load = partial(_first_batch, records, recipe, num_classes)
+        return [("load and augment a batch", _median(load, repeats, device))]
+    batch = _first_batch(records, recipe, num_classes).to(device)
     model = build_model(recipe, num_classes, load_weights=False).to(device)
-    learner = Learner(model, recipe, num_classes, 1000, device)
+    learner = Learner(model, recipe, num_classes, 1000, device, dataset.things)
     if part == "model":
         model.eval()
         whole = _median(lambda: forward(model, batch, recipe), repeats, device)
@@ -48,9 +52,7 @@ def _backbone(model: torch.nn.Module, batch: Batch) -> None:
     cast(torch.nn.Module, model.backbone)(batch.images.float())
 
 
-def _first_batch(recipe: Recipe) -> tuple[Batch, int]:
-    dataset = open_dataset(recipe.data)
-    records = labelled_records(dataset.train, choose_split(dataset.train, recipe.data, recipe.seed))
+def _first_batch(records: Sequence[Record], recipe: Recipe, num_classes: int) -> Batch:
     batches = train_batches(
         records,
         recipe,
@@ -59,9 +61,9 @@ def _first_batch(recipe: Recipe) -> tuple[Batch, int]:
         start_step=0,
         steps=1,
         strong=True,
-        num_classes=len(dataset.classes),
+        num_classes=num_classes,
     )
-    return next(iter(batches)), len(dataset.classes)
+    return next(iter(batches))
 
 
 def _median(call: Callable[[], object], repeats: int, device: torch.device) -> float:
