@@ -7,11 +7,19 @@ every verb that needs data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gdseg.data import ade20k, cityscapes, coco_files, coco_panoptic, semantic_folder
+from gdseg.data import (
+    ade20k,
+    ade20k_full,
+    cityscapes,
+    coco_files,
+    coco_panoptic,
+    mapillary,
+    semantic_folder,
+)
 from gdseg.data.images import image_size, list_images
 from gdseg.data.part import Fault, Format, Part, Source
 from gdseg.data.scenes import builtin_scenes
@@ -24,9 +32,11 @@ from gdseg.structures import ClassInfo, Record
 FORMATS: tuple[Format, ...] = (  # in the order they are asked
     coco_files.FORMAT,
     cityscapes.FORMAT,
+    mapillary.FORMAT,
     ade20k.FORMAT,
     semantic_folder.FORMAT,
     coco_panoptic.FORMAT,
+    ade20k_full.FORMAT,
 )
 
 
@@ -97,11 +107,16 @@ def open_dataset(
 def richest_task(data: Data, part: str) -> str:
     """The task whose labels tell most of what the folder's format holds; instance if none fits."""
     root = Path(data.root).expanduser()
+    return next((task for task, _ in _tasks_there(root, part, data)), "instance")
+
+
+def _tasks_there(root: Path, part: str, data: Data) -> Iterator[tuple[str, str]]:
+    """(task, format) of all labels of a part, those of one format from the richest task to the poorest."""
     formats = [f for f in FORMATS if data.format in ("auto", f.name)] if root.is_dir() else []
     for each in formats:
-        if each.find(root, part, data, each.tasks[0]) is not None:
-            return each.tasks[0]
-    return "instance"
+        for task in each.tasks:
+            if each.find(root, part, data, task) is not None:
+                yield task, each.name
 
 
 def _builtin(task: str) -> Path:
@@ -120,8 +135,9 @@ def _find(root: Path, part: str, data: Data, task: str) -> Source:
             return source
     looked = "; ".join(each.looked_for.format(part=part) for each in formats)
     labels = "annotations" if task == "instance" else f"{task} labels"
+    others = ", ".join(f"{other} ({name})" for other, name in _tasks_there(root, part, data))
     raise DataError(
-        f"no {part} {labels} found (looked for {looked})",
+        f"no {part} {labels} found{', only ' + others if others else ''} (looked for {looked})",
         root,
         f"name them with data.{part}=FILE" + (", or train without: data.val=none" * (part == "val")),
     )

@@ -8,7 +8,7 @@ data/augment.py for training, by eval/ for the truth, by inspect and visualize.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from PIL import Image
 
 from gdseg.data.rle import shorten, to_rle
 from gdseg.errors import DataError
-from gdseg.structures import Code, Record
+from gdseg.structures import BELOW, Code, LabelMap, Record
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # formats that keep every value
 Ids = NDArray[np.int32]
@@ -76,27 +76,28 @@ def read_regions(record: Record, task: str) -> Regions:
     class, crowds included. Raises DataError for a map of another size than its image or with values that
     mean nothing.
     """
-    assert record.label_map is not None
-    ids, path = read_ids(record.label_map.path), record.label_map.path
+    label_map = record.label_map
+    assert label_map is not None
+    ids = _read_values(label_map)
     if None not in (record.height, record.width) and ids.shape != (record.height, record.width):
         what = f"the label map is {ids.shape[1]} x {ids.shape[0]} pixels, "
         raise DataError(
-            what + f"its image {record.width} x {record.height}", path, "redraw it or remove both"
+            what + f"its image {record.width} x {record.height}", label_map.path, "redraw it or remove both"
         )
     values, index = np.unique(ids, return_inverse=True)
-    codes = _codes(record)
-    void = record.label_map.void
-    unknown = [v for v in values.tolist() if v not in codes and void is not None and v not in void]
-    if unknown:
+    meanings = _meanings(record, values.tolist())
+    void = label_map.void
+    unknown = [v for v in values.tolist() if v not in meanings and _key(label_map, v) not in (void or ())]
+    if unknown and void is not None:
         raise DataError(
             f"{len(unknown)} values of the label map mean nothing: {shorten(unknown[:8])}",
-            path,
+            label_map.path,
             "declare their classes, or set data.ignore_label to the value that is no class",
         )
     segments: dict[tuple[int, int], tuple[int, Segment]] = {}
     places = dict.fromkeys(values.tolist(), -1)
-    for value, code in codes.items():
-        if value in places and (code.is_thing or task != "instance"):
+    for value, code in meanings.items():
+        if code.is_thing or task != "instance":
             merged = task == "semantic" or not code.is_thing
             crowd = code.is_crowd and task != "semantic"
             segment = Segment(value, code.label, code.is_thing, crowd)
@@ -106,12 +107,41 @@ def read_regions(record: Record, task: str) -> Regions:
     return Regions(place, [segment for _, segment in segments.values()], void=task != "instance")
 
 
-def _codes(record: Record) -> Mapping[int, Code]:
-    assert record.label_map is not None
-    if record.label_map.codes is not None:
-        return record.label_map.codes
-    segments = record.annotations or ()
-    return {a["id"]: Code(a["label"], a["isthing"], bool(a["iscrowd"])) for a in segments}
+def _read_values(label_map: LabelMap) -> Ids:
+    """The values of a map, those of the map below it where they mean nothing. Raises DataError."""
+    ids = read_ids(label_map.path)
+    if label_map.below is None:
+        return ids
+    under = read_ids(label_map.below)
+    if under.shape != ids.shape:
+        what = f"the label maps of one image differ in size: {ids.shape[::-1]} and {under.shape[::-1]}"
+        raise DataError(what, label_map.below, "redraw one of them")
+    values, index = np.unique(ids, return_inverse=True)
+    means = np.array([_code(label_map, value) is not None for value in values.tolist()])
+    return np.where(means[index].reshape(ids.shape), ids, under + np.int32(BELOW))
+
+
+def _meanings(record: Record, values: Sequence[int]) -> dict[int, Code]:
+    """What those of the values mean that mean something, in the order of their segments."""
+    label_map = record.label_map
+    assert label_map is not None
+    if label_map.codes is not None:
+        codes = {value: _code(label_map, value) for value in values}
+        return {value: code for value, code in codes.items() if code is not None}
+    there = set(values)
+    return {
+        a["id"]: Code(a["label"], a["isthing"], bool(a["iscrowd"]))
+        for a in record.annotations or ()
+        if a["id"] in there
+    }
+
+
+def _code(label_map: LabelMap, value: int) -> Code | None:
+    return (label_map.codes or {}).get(_key(label_map, value))
+
+
+def _key(label_map: LabelMap, value: int) -> int:
+    return label_map.class_of(value) if label_map.class_of else value
 
 
 def with_masks(record: Record, task: str) -> Record:

@@ -44,21 +44,26 @@ def pair(
 ) -> tuple[list[Record], list[Fault]]:
     """A record for each image that has a label map; `label_map` says what all of them mean.
 
-    Its path is replaced by each map's own. An image's id is its path in the folder without suffix. Raises
-    DataError when no image has a map.
+    Its path is replaced by each map's own; its `below` is the folder of a second map of each image. An
+    image's id is its path in the folder without suffix. Faults are noted: an image without map, two files
+    of one name. Raises DataError when no image has a map.
     """
-    found = _named(maps, (p for p in sorted(maps.rglob("*")) if p.suffix.lower() in SUFFIXES), of_map)
-    records, faults = [], []
-    for image_id, path in _named(images, list_images(images), of_image).items():
-        if image_id not in found:
-            faults.append(Fault("missing label map", f"none of that name in {maps}", image_id))
+    faults: list[Fault] = []
+    found = _named(maps, list_maps(maps), of_map, faults)
+    below = label_map.below
+    under = {} if below is None else _named(below, list_maps(below), lambda name: name, faults)
+    records = []
+    for image_id, path in _named(images, list_images(images), of_image, faults).items():
+        if image_id not in found or (below is not None and image_id not in under):
+            where = maps if image_id not in found else below
+            faults.append(Fault("missing label map", f"none of that name in {where}", image_id))
             continue
         try:
             height, width = image_size(path)
         except DataError as error:
             faults.append(Fault("unreadable image", f"{error.what} ({path})", image_id))
             continue
-        own = replace(label_map, path=found[image_id])
+        own = replace(label_map, path=found[image_id], below=under.get(image_id))
         records.append(Record(image_id, path, height, width, (), own))
     if not records:
         first = faults[0] if faults else "the folder holds no image"
@@ -67,6 +72,22 @@ def pair(
     return records, faults
 
 
-def _named(folder: Path, paths: Iterable[Path], rename: Rename) -> dict[str, Path]:
-    names = [(rename(path.relative_to(folder).with_suffix("").as_posix()), path) for path in paths]
-    return {name: path for name, path in names if name is not None}
+def list_maps(folder: Path) -> list[Path]:
+    """Every file under a folder that may be a label map, hidden ones aside, sorted by path."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _named(folder: Path, paths: Iterable[Path], rename: Rename, faults: list[Fault]) -> dict[str, Path]:
+    """The files by their image's id; of two with one id the first is kept, the other a fault."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = rename(path.relative_to(folder).with_suffix("").as_posix())
+        if name is None:
+            continue
+        if name in named:
+            text = f"{named[name].name} and {path.name} in {folder}: remove one"
+            faults.append(Fault("two files of one name", text, name))
+        else:
+            named[name] = path
+    return named

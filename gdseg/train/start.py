@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -91,8 +92,8 @@ def _labels_sha256(dataset: Dataset) -> str | None:
     labels = dataset.train_json
     if labels is None or labels.is_file():
         return file_sha256(labels) if labels else None
-    maps = [r.label_map.path for r in dataset.train if r.label_map]
-    listed = [[path.relative_to(labels).as_posix(), path.stat().st_size] for path in maps]
+    maps = [m for r in dataset.train if r.label_map for m in (r.label_map.path, r.label_map.below) if m]
+    listed = [[Path(os.path.relpath(path, labels)).as_posix(), path.stat().st_size] for path in maps]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 

@@ -124,6 +124,52 @@ def test_rare_classes_of_maps_are_repeated(tmp_path: Path) -> None:
     assert factors.tolist() == [1.0] * 9 + [2.0]  # sqrt(0.4 / 0.1)
 
 
+def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
+    root = semantic_folder(tmp_path / "s", np.zeros((4, 4)), "sky\n")
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(root / "images" / "train" / "a.png")
+    with pytest.raises(
+        DataError, match=r"two files of one name: image 'a': a.jpg and a.png in .*images/train"
+    ):
+        open_dataset(Data(root=str(root)), task="semantic")
+    (root / "images" / "train" / "a.png").rename(root / "labels" / "train" / "a.tif")
+    dataset = open_dataset(Data(root=str(root)), task="semantic", strict=False)
+    assert [fault.kind for fault in dataset.faults] == ["two files of one name"]
+    assert dataset.train[0].label_map is not None
+    assert dataset.train[0].label_map.path.name == "a.png"
+    (root / "labels" / "train" / "a.tif").unlink()
+    (root / "labels" / "train" / "._a.png").touch()  # as macOS leaves behind
+    for folder in ("images", "labels"):  # the same name in another folder is another image
+        (root / folder / "train" / "deep").mkdir()
+    shutil.copy(root / "images" / "train" / "a.jpg", root / "images" / "train" / "deep")
+    shutil.copy(root / "labels" / "train" / "a.png", root / "labels" / "train" / "deep")
+    assert [r.image_id for r in open_dataset(Data(root=str(root)), task="semantic").train] == ["a", "deep/a"]
+
+
+def test_a_class_at_the_ignored_value_is_refused(tmp_path: Path) -> None:
+    root = semantic_folder(tmp_path / "s", np.zeros((4, 4)), "background\nsky\n")
+    with pytest.raises(
+        DataError, match=r"(?s)'background' has the value 0, which data.ignore_label.*an empty line"
+    ):
+        open_dataset(Data(root=str(root), ignore_label=0), task="semantic")
+    (root / "classes.txt").write_text("\nsky\n")
+    dataset = open_dataset(Data(root=str(root), ignore_label=0), task="semantic")
+    assert (dataset.classes, dataset.category_ids) == (["sky"], [1])
+    assert (read_regions(dataset.train[0], "semantic").place == -1).all()
+
+
+def test_colours_are_each_of_one_class_and_black_can_be_one(tmp_path: Path) -> None:
+    values = np.zeros((4, 4, 3))
+    values[:, 2:] = 9
+    sky, night = {"id": 3, "name": "sky", "color": [9, 9, 9]}, {"id": 4, "name": "night", "color": [0, 0, 0]}
+    root = semantic_folder(tmp_path / "c", values, json.dumps([sky, night]), "classes.json")
+    regions = read_regions(open_dataset(Data(root=str(root)), task="semantic").train[0], "semantic")
+    assert sorted(s.label for s in regions.segments) == [0, 1]
+    assert (regions.place >= 0).all()
+    (root / "classes.json").write_text(json.dumps([sky, night | {"color": [9, 9, 9]}]))
+    with pytest.raises(DataError, match=r"'sky' and 'night' have the same colour \(9, 9, 9\)"):
+        open_dataset(Data(root=str(root)), task="semantic")
+
+
 def test_colour_maps_need_colours(tmp_path: Path) -> None:
     values = np.zeros((4, 4, 3))
     values[:, 2:] = (70, 130, 180)
