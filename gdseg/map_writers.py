@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 
 from gdseg.data.label_maps import rgb_of
 from gdseg.data.rle import to_rle
-from gdseg.structures import ClassInfo, Predictions
+from gdseg.errors import DataError
+from gdseg.structures import BELOW, ClassInfo, Predictions
 from gdseg.view.colours import class_colour
 from gdseg.writers import save_picture
 
@@ -37,12 +38,22 @@ def write_panoptic(found: Predictions, table: Sequence[ClassInfo], folder: Path,
 
 
 def write_semantic(found: Predictions, table: Sequence[ClassInfo], folder: Path, name: str) -> None:
-    """NAME.png: a category id for each pixel, with a palette of colours where all ids are below 256."""
+    """NAME.png: a category id for each pixel, in one kind of PNG for all images of a table.
+
+    Ids below 256: 8 bits with a palette of colours; below 65536: 16 bits; below 2**24: red + 256 green +
+    65536 blue. Raises DataError for ids beyond.
+    """
     assert found.semantic is not None
-    values = np.array([info.id for info in table])[found.semantic.numpy()]
-    picture = Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
-    if values.max() < 256:
+    ids = [info.id for info in table]
+    if min(ids) < 0 or max(ids) >= BELOW:
+        what = f"category ids from {min(ids)} to {max(ids)} do not fit into an index PNG"
+        raise DataError(what, folder, "number the categories from 0 on, or use --format overlay")
+    values = np.array(ids)[found.semantic.numpy()]
+    if max(ids) < 256:
+        picture = Image.fromarray(values.astype(np.uint8))
         picture.putpalette(_palette(table))
+    else:
+        picture = Image.fromarray(values.astype(np.uint16) if max(ids) < 65536 else rgb_of(values))
     save_picture(picture, folder / f"{name}.png")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gdseg.data.coco import is_id, read_categories, read_images, read_json
 from gdseg.data.coco_files import find_images, find_json
+from gdseg.data.images import find_file
 from gdseg.data.part import Fault, Format, Part, Source, kept_classes
 from gdseg.data.rle import shorten
 from gdseg.errors import DataError
@@ -49,7 +50,7 @@ def _find_maps(root: Path, part: str, path: Path, data: Data) -> Path:
     looked = [path.with_suffix(""), root / path.stem, path.parent / "panoptic", path.parent]
     names = [a.get("file_name") for a in read_json(path)["annotations"][:10] if isinstance(a, dict)]
     for folder in looked:
-        if any(isinstance(n, str) and "\0" not in n and (folder / n).is_file() for n in names):
+        if any(find_file(folder, name) for name in names):
             return folder
     places = ", ".join(str(folder) for folder in looked)
     what = f"the PNGs of {path.name} were not found (looked in {places})"
@@ -77,12 +78,13 @@ def read_panoptic(path: Path, images: Path, maps: Path, task: str) -> Part:
             faults.append(Fault(what, f"image_id is {shorten(image_id)}"))
             continue
         assert image_id is not None
-        segments, name = _segments(item, image_id, labels, declared, faults), item.get("file_name")
-        if not isinstance(name, str) or "\0" in name or not (maps / name).is_file():
-            faults.append(Fault("missing label map", shorten(name), image_id))
+        segments = _segments(item, image_id, labels, declared, faults)
+        png = find_file(maps, item.get("file_name"))
+        if png is None:
+            faults.append(Fault("missing label map", shorten(item.get("file_name")), image_id))
             continue
         found[image_id] = replace(
-            records[image_id], annotations=tuple(segments), label_map=LabelMap(maps / name, void=void)
+            records[image_id], annotations=tuple(segments), label_map=LabelMap(png, void=void)
         )
     missing = [image_id for image_id in records if image_id not in found]
     faults += [Fault("image without annotation", "it is left out", i, harmless=True) for i in missing]

@@ -40,6 +40,14 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
 
 
+def find_file(folder: Path, name: object) -> Path | None:
+    """The file that a json names in a folder; None if there is none, or `name` can be no file's name."""
+    try:
+        return folder / name if isinstance(name, str) and (folder / name).is_file() else None
+    except (OSError, ValueError):  # too long a name; a zero byte in it
+        return None
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) in pixels after EXIF orientation, from the file's header. Raises DataError."""
     try:

@@ -14,6 +14,7 @@ from gdseg.errors import DataError
 from gdseg.eval.maps import score_maps
 from gdseg.eval.maps_file import read_panoptic, read_semantic, task_of
 from gdseg.recipe import Data
+from gdseg.structures import ClassInfo, Record
 
 
 @pytest.fixture
@@ -46,6 +47,10 @@ def test_the_panoptic_sample_scores_one_against_itself(sample) -> None:
         (lambda a: a["segments_info"].pop(), "pixels of no segment"),
         (lambda a: a["segments_info"][0].update(category_id=[]), "no known category"),
         (lambda a: a.update(segments_info=None), "no list segments_info"),
+        (lambda a: a["segments_info"][0].update(id=0), "a segment's id is 0"),
+        (lambda a: a["segments_info"].append(a["segments_info"][0]), "two segments have the id"),
+        (lambda a: a.update(image_id=142238), "image 142238 has two maps"),
+        (lambda a: a.update(file_name="x" * 5000), "no PNG"),
     ],
 )
 def test_what_is_wrong_with_results_is_named(sample, tmp_path: Path, change, message: str) -> None:
@@ -57,6 +62,32 @@ def test_what_is_wrong_with_results_is_named(sample, tmp_path: Path, change, mes
     (tmp_path / "r.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
         score_maps(read_panoptic(tmp_path / "r.json", dataset), dataset, "panoptic")
+
+
+def test_images_are_found_by_file_name_not_by_a_number_that_happens_to_fit(sample, tmp_path: Path) -> None:
+    path, dataset = sample
+    content = json.loads(path.read_text())
+    shutil.copytree(path.with_suffix(""), tmp_path / "r")
+    ids = [a["image_id"] for a in content["annotations"]]
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        assert image["id"] == annotation["image_id"]
+        image["id"] = annotation["image_id"] = sum(ids) - image["id"]  # the other's id
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    assert score_maps(read_panoptic(tmp_path / "r.json", dataset), dataset, "panoptic").metrics["pq"] == 1
+    content["images"][0]["file_name"] = "elsewhere.jpg"
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="is not among the json's images"):
+        list(read_panoptic(tmp_path / "r.json", dataset))
+
+
+def test_huge_category_ids_cost_nothing(tmp_path: Path) -> None:
+    """A data set's ids may be any numbers: no table as long as the largest is made."""
+    Image.fromarray(np.array([[7, 8]], np.uint8)).save(tmp_path / "a.png")
+    record = Record("a", tmp_path / "a.jpg", 1, 2, ())
+    table = [ClassInfo(7, "sky"), ClassInfo(2**62, "far")]
+    dataset = Dataset(tmp_path, [], [record], ["sky", "far"], [7, 2**62], table=table)
+    [found] = read_semantic(tmp_path, dataset)
+    assert found.values.tolist() == [[0, -1]]
 
 
 def test_the_ade20k_sample(shared_dir: Path, tmp_path: Path) -> None:
