@@ -1,4 +1,4 @@
-"""Cityscapes (arXiv 1604.01685): leftImg8bit/ and gtFine/ as they are downloaded, without preparation.
+"""Cityscapes (arXiv 1604.01685): leftImg8bit/ and gtFine/ (or gtCoarse/) as they are downloaded.
 
 Values of instanceIds are a class id, or 1000 class ids + number for one object; a class of things without a
 number is a group, a crowd. Class ids, names, colours and which have instances: cityscapesScripts
@@ -16,7 +16,7 @@ from gdseg.errors import DataError
 from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Code, LabelMap
 
-_IMAGE, _MAP = "_leftImg8bit", "_gtFine_"
+_IMAGE, _MAPS = "_leftImg8bit", ("_gtFine_", "_gtCoarse_")
 _OBJECTS = 1000  # numbers of one class in an image
 CLASSES = [
     ClassInfo(7, "road", False, (128, 64, 128)),
@@ -49,21 +49,30 @@ def find(root: Path, part: str, data: Data, task: str) -> Source | None:
     ]
     for first, second in places:
         if first.is_dir() and second.is_dir() and next(first.rglob(f"*{_IMAGE}.*"), None):
-            return partial(_read, first, second, task)
+            ending = _ending(second, task)
+            if ending is None and _ending(second, "semantic") is None:
+                what = f"no *{_MAPS[0]}instanceIds.png and no *{_MAPS[0]}labelIds.png"
+                hint = "download gtFine_trainvaltest.zip, or make them with cityscapesScripts"
+                raise DataError(what, second, hint)
+            return None if ending is None else partial(_read, first, second, ending, task)
     return None
 
 
-def _read(images: Path, maps: Path, task: str) -> Part:
-    """labelIds serve the semantic task; instanceIds the others, and it too where there is nothing else."""
+def _ending(maps: Path, task: str) -> str | None:
+    """What the names of the task's maps end with; None if there are none.
+
+    labelIds serve the semantic task; instanceIds the others, and it too where there is nothing else.
+    """
     kinds = ("labelIds", "instanceIds") if task == "semantic" else ("instanceIds",)
-    kind = next((k for k in kinds if next(maps.rglob(f"*{_MAP}{k}.png"), None)), None)
-    if kind is None:
-        what = f"no *{_MAP}{kinds[-1]}.png for task: {task}"
-        raise DataError(what, maps, "download gtFine_trainvaltest.zip, or make them with cityscapesScripts")
+    endings = (prefix + kind for kind in kinds for prefix in _MAPS)
+    return next((ending for ending in endings if next(maps.rglob(f"*{ending}.png"), None)), None)
+
+
+def _read(images: Path, maps: Path, ending: str, task: str) -> Part:
     table = kept_classes(CLASSES, task)
     codes = _codes(table)
     records, faults = pair(
-        images, maps, LabelMap(maps, codes), lambda n: _frame(n, _IMAGE), lambda n: _frame(n, _MAP + kind)
+        images, maps, LabelMap(maps, codes), lambda n: _frame(n, _IMAGE), lambda n: _frame(n, ending)
     )
     return Part(maps, records, table, faults)
 
@@ -87,5 +96,5 @@ FORMAT = Format(
     "cityscapes",
     find,
     ("panoptic", "instance", "semantic"),
-    "leftImg8bit/{part} and gtFine/{part} (Cityscapes)",
+    "leftImg8bit/{part} and gtFine/{part} with *_instanceIds.png (Cityscapes)",
 )

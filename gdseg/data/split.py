@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -85,17 +86,36 @@ def load_split(path: Path, records: Sequence[Record]) -> Split:
         raise DataError(f"cannot read the split: {reason}", path, "check --split") from error
     if text.lstrip().startswith("{"):
         return _from_json(text, path, records)
-    known = {name: r.image_id for r in records for name in _names(r)}
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    _refuse_unknown([line for line in lines if line not in known], lines, path)
-    return _split(list({known[line] for line in lines}), str(path))
+    known = _known(records)
+    ids = [next((known[name] for name in _readings(line) if name in known), None) for line in lines]
+    _refuse_unknown([line for line, i in zip(lines, ids, strict=True) if i is None], lines, path)
+    return _split(list({i for i in ids if i is not None}), str(path))
 
 
-def _names(record: Record) -> tuple[str, ...]:
-    """What a list may call an image: id, file name with or without suffix or folder (Cityscapes' lists)."""
-    path = record.path
-    return str(record.image_id), path.name, path.stem, f"{path.parent.name}/{path.name}"
+def _known(records: Sequence[Record]) -> dict[str, int | str]:
+    """The image that each name means which a list may call it by: ids, and file names that mean only one."""
+    named: dict[str, set[int | str]] = {}
+    for record in records:
+        path, frame = record.path, str(record.image_id).rpartition("/")[2]
+        for name in (path.name, path.stem, frame, f"{path.parent.name}/{path.name}"):
+            named.setdefault(name, set()).add(record.image_id)
+    known = {name: next(iter(ids)) for name, ids in named.items() if len(ids) == 1}
+    return known | {str(record.image_id): record.image_id for record in records}
+
+
+def _readings(line: str) -> Iterator[str]:
+    """What a line may mean, the likeliest first.
+
+    Itself; its first column (lists of images and label maps); the end of that path; the image whose label
+    map it names (lists of Cityscapes frames).
+    """
+    yield line
+    column = re.split(r"[\s,]", line, maxsplit=1)[0]
+    parts = column.split("/")
+    yield from (column, "/".join(parts[-2:]), parts[-1])
+    yield re.sub(r"_(gtFine|gtCoarse)_\w+\.\w+$", "_leftImg8bit.png", parts[-1])
 
 
 def _from_json(text: str, path: Path, records: Sequence[Record]) -> Split:

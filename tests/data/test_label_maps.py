@@ -244,12 +244,65 @@ def test_real_cityscapes(shared_dir: Path, tmp_path: Path) -> None:
     # the official 19 classes in the official order; the sample's maps were shrunk one by one
     assert (labels == train_ids).mean() > 0.997
     assert open_dataset(data, ("val",), task="instance").classes == panoptic.classes[11:]
-    (tmp_path / "split.txt").write_text(f"{frame}_leftImg8bit.png\n")
-    assert load_split(tmp_path / "split.txt", panoptic.val).ids == (f"frankfurt/{frame}",)
     for path in (tmp_path / "gtFine").rglob("*instanceIds*"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"no val panoptic labels found, only semantic \(cityscapes\)"):
+        open_dataset(data, ("val",), task="panoptic")
+    assert richest_task(data, "val") == "semantic"
+    for path in (tmp_path / "gtFine").rglob("*labelIds*"):
         path.unlink()
     with pytest.raises(DataError, match=r"no \*_gtFine_instanceIds.png"):
         open_dataset(data, ("val",), task="panoptic")
+
+
+FRAME = "aachen_000000_000019"
+
+
+def cityscapes(root: Path, kind: str = "gtFine", part: str = "train") -> Path:
+    """One frame of two columns: the road, a car."""
+    for folder in (root / "leftImg8bit" / part / "aachen", root / kind / part / "aachen"):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (2, 1)).save(root / "leftImg8bit" / part / "aachen" / f"{FRAME}_leftImg8bit.png")
+    for name, values in {
+        "instanceIds": [[7, 26003]],
+        "labelIds": [[7, 26]],
+        "labelTrainIds": [[0, 13]],
+    }.items():
+        ids = Image.fromarray(np.array(values, dtype=np.uint16 if name == "instanceIds" else np.uint8))
+        ids.save(root / kind / part / "aachen" / f"{FRAME}_{kind}_{name}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"aachen/{FRAME}",
+        FRAME,
+        f"{FRAME}_leftImg8bit.png",
+        f"aachen/{FRAME}_leftImg8bit.png",
+        f"leftImg8bit/train/aachen/{FRAME}_leftImg8bit.png",
+        f"leftImg8bit/train/aachen/{FRAME}_leftImg8bit.png\tgtFine/train/aachen/{FRAME}_gtFine_labelIds.png",
+        f"leftImg8bit/train/aachen/{FRAME}_leftImg8bit.png gtFine/train/aachen/{FRAME}_gtFine_labelIds.png",
+        f"leftImg8bit/train/aachen/{FRAME}_leftImg8bit.png,gtFine/train/aachen/{FRAME}_gtFine_labelIds.png",
+        f"{FRAME}_gtFine_instanceIds.png",
+        f"gtFine/train/aachen/{FRAME}_gtFine_instanceIds.png",
+    ],
+)
+def test_lists_of_frames_as_others_write_them(tmp_path: Path, line: str) -> None:
+    """Ids; images; the pairs of deeplab and PSPNet; the label maps that Guided Distillation's lists name."""
+    data = Data(root=str(cityscapes(tmp_path)))
+    (tmp_path / "split.txt").write_text(f"{line}\n")
+    for task in ("instance", "semantic"):
+        records = open_dataset(data, ("train",), task=task).train
+        assert load_split(tmp_path / "split.txt", records).ids == (f"aachen/{FRAME}",)
+
+
+def test_coarse_labels(tmp_path: Path) -> None:
+    root = cityscapes(tmp_path, "gtCoarse", "train_extra")
+    folders = {"train": "gtCoarse/train_extra", "train_images": "leftImg8bit/train_extra"}
+    dataset = open_dataset(Data(root=str(root), **folders), ("train",), task="panoptic")
+    names = [dataset.classes[s.label] for s in read_regions(dataset.train[0], "panoptic").segments]
+    assert names == ["road", "car"]
 
 
 def test_real_ade20k(shared_dir: Path, tmp_path: Path) -> None:

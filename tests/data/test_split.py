@@ -100,3 +100,14 @@ def test_missing_and_binary_split_files(tmp_path: Path) -> None:
     (tmp_path / "bin").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(DataError, match="it is not text"):
         load_split(tmp_path / "bin", RECORDS)
+
+
+def test_ids_come_before_file_names_and_doubtful_names_are_unknown(tmp_path: Path) -> None:
+    records = [Record(1, Path("x/2.png")), Record(2, Path("y/3.png")), Record(7, Path("z/3.png"))]
+    (tmp_path / "split.txt").write_text("2\n")
+    assert load_split(tmp_path / "split.txt", records).ids == (2,)
+    (tmp_path / "split.txt").write_text("x/2.png\nz/3.png\n")
+    assert load_split(tmp_path / "split.txt", records).ids == (1, 7)
+    (tmp_path / "split.txt").write_text("3.png\n")
+    with pytest.raises(DataError, match=r"not in the training set; first: '3.png'"):
+        load_split(tmp_path / "split.txt", records)
