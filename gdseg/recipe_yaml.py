@@ -11,7 +11,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,24 @@ def apply_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
     return _checked(changed, _apply(changed, overrides), "command line")
 
 
+def recipe_with(values: Mapping[str, Any], source: str) -> Recipe:
+    """The defaults with dotted keys set to plain values, under the rules of a file.
+
+    `source` names them in errors. Raises RecipeError with all faults.
+    """
+    recipe, known, faults = Recipe(), dict(key_paths()), []
+    for path, value in values.items():
+        target, name, kind = _home(recipe, path)
+        try:
+            node = yaml.compose(yaml.safe_dump(value), Loader=yaml.SafeLoader) or _word("")
+            setattr(target, name, _convert(node, kind, known[path].metadata))
+        except yaml.YAMLError:
+            faults.append(f"{source}: '{path}' is no plain value")
+        except _UnfitError as unfit:
+            faults.append(f"{source}: '{path}' {unfit}")
+    return _checked(recipe, faults, source)
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """YAML text of all keys, a section a paragraph; `parse_recipe` reads it back unchanged."""
     lines = []
@@ -158,15 +176,20 @@ def _apply(recipe: Recipe, overrides: list[str]) -> list[str]:
         elif path not in known:
             faults.append(f"{item}: {_unknown(path)}")
         else:
-            section, _, name = path.rpartition(".")
-            target = getattr(recipe, section) if section else recipe
-            kind = typing.get_type_hints(type(target))[name]
+            target, name, kind = _home(recipe, path)
             try:
                 node = _word(text) if _is_word(kind) else _compose(text, item) or _word("")
                 setattr(target, name, _convert(node, kind, known[path].metadata))
             except _UnfitError as unfit:
                 faults.append(f"{item}: '{path}' {unfit}")
     return faults
+
+
+def _home(recipe: Recipe, path: str) -> tuple[Any, str, Any]:
+    """(section, key, type) that a dotted path means."""
+    section, _, name = path.rpartition(".")
+    target = getattr(recipe, section) if section else recipe
+    return target, name, typing.get_type_hints(type(target))[name]
 
 
 def _is_word(kind: Any) -> bool:

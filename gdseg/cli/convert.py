@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ def command(
     ] = None,
     role: Annotated[
         str | None,
-        typer.Option("--role", help="Of a student/teacher ensemble: teacher (default) or student."),
+        typer.Option("--role", help="Of a student/teacher ensemble or a run: teacher (default) or student."),
     ] = None,
     config: Annotated[
         str | None,
@@ -59,9 +60,7 @@ def command(
 ) -> None:
     """Convert weights of Mask2Former, Mask DINO, Guided Distillation, Hugging Face, or a backbone."""
     if listing:
-        from gdseg.train.convert.identify import published
-
-        out.print("\n".join(published()))
+        _list(source, as_json)
         return
     if source is None or target is None:
         raise UsageError("give the file to convert and --out", hint="gdseg convert --help")
@@ -72,26 +71,49 @@ def command(
     from gdseg.train.convert.files import Wanted, convert_file, export_official
 
     if to == "official":
-        counts = export_official(source, target)
+        if config is not None or classes is not None:
+            raise UsageError("--config and --classes say what an official file is; --to official reads ours")
+        done = export_official(source, target, role)
         if as_json:
-            print_json({"out": str(target), **counts})
+            print_json({"out": str(target), **asdict(done)})
         elif not quiet:
-            out.print(f"{target}: {counts['tensors']} tensors as {counts['official']} official ones")
+            out.print(f"{target}: {done.tensors} tensors as {done.official} official ones")
+            for difference in done.differs:
+                err.print(f"not in a file of weights: {difference}")
         return
     report = convert_file(source, target, Wanted(role, config, _lines(classes)))
     if as_json:
-        print_json({"out": str(target), **summary(report), **vars(report)})
+        print_json({"out": str(target), **summary(report), **_in_full(report)})
     elif not quiet:
         show(report, target)
+
+
+def _list(source: Path | None, as_json: bool) -> None:
+    from gdseg.train.convert.identify import published
+
+    if source is not None:
+        raise UsageError("--list prints names and converts nothing", source)
+    if as_json:
+        print_json({"published": list(published())})
+    else:
+        out.print("\n".join(published()))
+
+
+def _in_full(report: Report) -> dict[str, Any]:
+    """Every tensor of the report, and the classes."""
+    return {**asdict(report), "classes": report.classes, "category_ids": report.category_ids}
 
 
 def _lines(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--classes cannot be read: {error}", path) from error
+    if not names:
+        raise UsageError("--classes holds no name", path)
+    return names
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -102,6 +124,7 @@ def summary(report: Report) -> dict[str, Any]:
         "role": report.role or "-",
         "parameters": report.parameters,
         "classes": report.num_classes,
+        "classes_from": report.classes_from or "-",
         "license": report.license,
         **report.counts(),
         "unexplained": 0,  # anything unexplained is an error
@@ -113,6 +136,10 @@ def show(report: Report, target: Path) -> None:
     print_table(str(target), ["what", "found"], [[k, str(v)] for k, v in summary(report).items()])
     if report.also_fits:
         err.print(f"also fits: {', '.join(report.also_fits)}; --config NAME chooses")
+    for name, change in report.adapted.items():
+        err.print(f"adapted: {name} ({change})")
+    if report.use:
+        err.print(f"recipe keys: {' '.join([*report.use, f'backbone.weights={target}'])}")
     for difference in report.differences:
         err.print(f"the file differs: {difference}")
     for reason in sorted(set(report.ignored.values())):

@@ -12,7 +12,7 @@ from gdseg.errors import CheckpointError
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.train.convert import convert_state_dict, to_official
-from gdseg.train.convert.classes import classes_of, is_thing
+from gdseg.train.convert.classes import classes_of, named, numbered
 from gdseg.train.convert.huggingface import as_official
 from gdseg.train.convert.identify import published
 from gdseg.train.convert.tensors import bare_model
@@ -26,9 +26,11 @@ def small(kind: str, backbone: str = "resnet18") -> Recipe:
     recipe.backbone.name, recipe.decoder.kind = backbone, kind
     pixel, decoder = recipe.pixel_decoder, recipe.decoder
     pixel.channels = pixel.mask_channels = decoder.channels = 32
-    pixel.layers, pixel.ffn, pixel.heads, decoder.heads = 2, 32, 8, 8
+    pixel.layers, pixel.ffn, pixel.heads, decoder.heads = 2, 1024, 8, 8  # what Mask2Former fixes
     decoder.layers, decoder.ffn, decoder.queries = 3, 32, 7
     if kind == "maskdino":
+        decoder.channels = pixel.channels = 256  # what Mask DINO fixes
+        pixel.ffn, pixel.extra_positions = 32, "swapped"
         pixel.extra_levels, pixel.level_order = 1, "fine_first"
         decoder.learned_content = True
     return recipe
@@ -101,7 +103,7 @@ def test_roles_of_an_ensemble(official):
     [
         (
             lambda s: s.update({PREDICTOR + "mask_embed.layers.0.bias": torch.zeros(31)}),
-            r"mask_embed.layers.0.bias is \[31\], the model.s \[32\]",
+            r"mask_embed.layers.0.bias is \[31\], the model.s \[(32|256)\]",
         ),
         (lambda s: s.pop(PREDICTOR + "mask_embed.layers.1.bias"), "lacks .*mask_embed.layers.1.bias"),
         (
@@ -122,7 +124,7 @@ def test_misfits_are_named(official, change, message):
 def test_copies_of_a_shared_tensor_must_agree():
     recipe = small("maskdino")
     state = to_official(build_model(recipe, 5, load_weights=False).state_dict(), recipe, 5)
-    state[PREDICTOR + "bbox_embed.1.layers.0.bias"] = torch.ones(32)
+    state[PREDICTOR + "bbox_embed.1.layers.0.bias"] = torch.ones(256)
     with pytest.raises(CheckpointError, match=r"bbox_embed\.1\.layers\.0\.bias differs"):
         convert_state_dict(state)
 
@@ -151,22 +153,48 @@ def test_every_published_configuration_is_a_recipe(name):
     from gdseg.train.convert.identify import recipe_of
 
     recipe = recipe_of({k: v for k, v in keys.items() if "." in k or k == "task"})
-    names, ids = classes_of(keys["dataset"], keys["num_classes"])
-    assert len(names) == len(set(ids)) == keys["num_classes"]
+    known = "mapillary" not in keys["dataset"]
+    table = classes_of(keys["dataset"], keys["num_classes"])
+    assert (table is not None) == known
+    assert table is None or len({c.id for c in table}) == len({c.name for c in table}) == keys["num_classes"]
     assert recipe.decoder.kind == ("maskdino" if name.startswith("mask_dino") else "mask2former")
 
 
 def test_class_names_of_known_data():
-    assert classes_of("coco_2017_val", 80)[0][:2] == ["person", "bicycle"]
-    assert classes_of("coco_2017_val", 80)[1][-1] == 90
-    assert classes_of("coco_2017_val_panoptic_with_sem_seg", 133)[1][-1] == 200
-    assert classes_of("cityscapes_fine_instance_seg_val", 8)[1] == [24, 25, 26, 27, 28, 31, 32, 33]
-    things = [is_thing("coco_2017_val_panoptic", i) for i in classes_of("coco_2017_val", 133)[1]]
-    assert sum(things) == 80
-    ids = classes_of("cityscapes_fine_panoptic_val", 19)[1]
-    assert [i for i in ids if is_thing("cityscapes", i)] == classes_of("cityscapes", 8)[1]
-    assert is_thing("mine", 0)
-    assert classes_of("mine", 2) == (["class 0", "class 1"], [0, 1])
+    def ids(dataset, count):
+        return [info.id for info in classes_of(dataset, count)]
+
+    coco = classes_of("coco_2017_val", 80)
+    assert [(c.id, c.name, c.is_thing) for c in coco[:2]] == [(1, "person", True), (2, "bicycle", True)]
+    assert coco[-1].id == 90
+    panoptic = classes_of("coco_2017_val_panoptic_with_sem_seg", 133)
+    assert (panoptic[:80], sum(c.is_thing for c in panoptic), panoptic[-1].id) == (coco, 80, 200)
+    assert ids("cityscapes_fine_instance_seg_val", 8) == [24, 25, 26, 27, 28, 31, 32, 33]
+    assert [c.id for c in classes_of("cityscapes_fine_panoptic_val", 19) if c.is_thing] == ids(
+        "cityscapes_instance", 8
+    )
+    assert classes_of("mine", 2) is None
+    assert classes_of("coco_2017_val", 79) is None
+    assert [(c.id, c.name) for c in numbered(2)] == [(0, "class 0"), (1, "class 1")]
+    other = named(coco, [f"n{i}" for i in range(80)])
+    assert (other[79].id, other[79].name) == (90, "n79")
+
+
+def test_classes_of_ade20k():
+    """Known places: detectron2's jsons count from 0 (bed is 7, flag 149), SceneParse150's maps from 1."""
+    semantic, panoptic, instance = (
+        classes_of(f"ade20k_{kind}_val", count)
+        for kind, count in (("sem_seg", 150), ("panoptic", 150), ("instance", 100))
+    )
+    assert [c.id for c in semantic] == list(range(1, 151))
+    assert [c.id for c in panoptic] == list(range(150))
+    assert [c.name for c in panoptic] == [c.name for c in semantic]
+    assert instance == [c for c in panoptic if c.is_thing]
+    assert [c.id for c in instance[:8]] == [7, 8, 10, 12, 14, 15, 18, 19]
+    assert (instance[0].name, instance[-1].name, instance[-1].id) == ("bed", "flag", 149)
+    stuff = {c.name for c in panoptic if not c.is_thing}
+    assert {"wall", "sky", "sea", "river", "tent", "lake"} <= stuff
+    assert not {"person", "bicycle", "table", "flag"} & stuff
 
 
 HF = [  # official -> transformers, as its conversion script names them

@@ -33,7 +33,7 @@ def tiny_official():
     recipe.backbone.name, recipe.decoder.kind = "resnet18", "mask2former"
     pixel, decoder = recipe.pixel_decoder, recipe.decoder
     pixel.channels = pixel.mask_channels = decoder.channels = 32
-    pixel.layers, pixel.ffn, decoder.layers, decoder.ffn, decoder.queries = 1, 32, 1, 32, 7
+    pixel.layers, pixel.ffn, decoder.layers, decoder.ffn, decoder.queries = 1, 1024, 1, 32, 7
     state = build_model(recipe, 3, load_weights=False).state_dict()
     return state, to_official(state, recipe, 3)
 

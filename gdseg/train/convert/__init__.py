@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gdseg.recipe import Recipe
-from gdseg.train.convert.classes import classes_of
+from gdseg.train.convert.classes import classes_of, numbered
 from gdseg.train.convert.families import LICENSES, family_of, one_network
 from gdseg.train.convert.identify import identify
 from gdseg.train.convert.names import modern_name
@@ -41,5 +41,25 @@ def convert_state_dict(
     shapes = {modern_name(name): tuple(tensor.shape) for name, tensor in tensors.items()}
     recipe = identify(shapes, options, report)
     converted = from_official(tensors, recipe, report)
-    report.classes, report.category_ids = classes_of(report.dataset, report.num_classes)
+    if report.blue_first:
+        _red_first(converted, report)
+    known = classes_of(report.dataset, report.num_classes)
+    report.table = known or numbered(report.num_classes)
+    report.classes_from = _who_says(known is not None, options is None, report)
     return recipe, converted, report
+
+
+def _red_first(converted: StateDict, report: Report) -> None:
+    """A network for BGR images becomes one for RGB: its first convolution's channels change places."""
+    stem = next(key for key in converted if key.endswith(("body.conv1.weight", "patch_embed.proj.weight")))
+    converted[stem] = converted[stem].flip(1).contiguous()
+    source = next(name for name, key in report.mapped.items() if key == stem)
+    report.adapted[source] = "channels from BGR to RGB"
+
+
+def _who_says(known: bool, guessed: bool, report: Report) -> str:
+    if not known:
+        return "nothing: numbers stand for names (--classes FILE gives them)"
+    if guessed:
+        return f"a guess: {report.dataset}, the data of the configuration that fits best"
+    return f"{report.dataset}, which the configuration names"

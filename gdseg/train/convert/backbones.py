@@ -13,10 +13,11 @@ from torch import Tensor
 
 from gdseg.errors import CheckpointError
 from gdseg.recipe import Recipe
+from gdseg.train.convert.caffe import is_caffe, modern_tensors
 from gdseg.train.convert.names import official_names
 from gdseg.train.convert.report import Report
-from gdseg.train.convert.shapes import _backbone
-from gdseg.train.convert.tensors import bare_model
+from gdseg.train.convert.shapes import backbone_keys
+from gdseg.train.convert.tensors import bare_model, misfit
 
 _IGNORED = [
     (r"^(fc|head|classifier|stem\.fc|linear)\.", "classifier"),
@@ -39,45 +40,62 @@ _TORCHVISION = [  # torchvision and timm names as detectron2's
 def is_backbone(tensors: Mapping[str, Tensor]) -> bool:
     """Whether these are the tensors of a known backbone alone."""
     marks = ("stem.conv1.weight", "conv1.weight", "patch_embed.proj.weight")
-    return any(name in tensors for name in marks)
+    return any(name in tensors for name in marks) or is_caffe(tensors)
 
 
 def convert_backbone(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], Report]:
     """(timm name, tensors under timm's names, report). Raises CheckpointError for anything unexplained."""
     report = Report("backbone", license="that of its source")
+    theirs = {name: name for name in tensors}
+    if is_caffe(tensors):
+        tensors, theirs = modern_tensors(tensors)
+        report.adapted[theirs["stem.conv1.weight"]] = "from BGR images of standard deviation 1 to a recipe's"
+        report.use.append("backbone.stride_in_1x1=true")
     official = {f"backbone.{_as_official(name, tensors)}": name for name in tensors}
-    facts = _backbone({name: tuple(tensors[source].shape) for name, source in official.items()})
+    facts = backbone_keys({name: tuple(tensors[source].shape) for name, source in official.items()})
     recipe = Recipe()
     recipe.backbone.name, recipe.backbone.norm = facts["backbone.name"], "frozen"
     recipe.backbone.pyramid = facts.get("backbone.pyramid", "simple")
     recipe.decoder.kind = "mask2former"
     body = bare_model(recipe, 1).backbone.body
     found: dict[str, Tensor] = {}
-    faults = []
+    used, faults = set(), []
     for key, own in body.state_dict().items():
-        source = next(
-            (official[n] for n in official_names(f"backbone.body.{key}", recipe) if n in official), None
-        )
+        names = official_names(f"backbone.body.{key}", recipe)
+        source = next((official[name] for name in names if name in official), None)
         if source is None:
             if not key.endswith("num_batches_tracked"):
                 faults.append(f"lacks {key}")
-        elif tensors[source].shape != own.shape:
-            faults.append(
-                f"{source} is {list(tensors[source].shape)}, {recipe.backbone.name} has {list(own.shape)}"
-            )
+            continue
+        used.add(source)
+        fault = misfit(theirs.get(source, source), tensors[source], own)
+        if fault:
+            faults.append(fault)
+            continue
+        found[key] = tensors[source].to(own.dtype).contiguous()
+        if source in theirs:
+            report.mapped[theirs[source]] = key
         else:
-            found[key], report.mapped[source] = tensors[source].contiguous(), key
-    for name in set(tensors) - set(report.mapped):
-        why = next((reason for pattern, reason in _IGNORED if re.search(pattern, name)), None)
-        if why is None:
-            faults.append(f"has {name}, which {recipe.backbone.name} lacks")
-        else:
-            report.ignored[name] = why
+            report.missing[key] = "Caffe2's norms hold scale and bias alone"
+    faults += _left_over(set(tensors) - used, theirs, report, recipe.backbone.name)
     if faults:
         raise CheckpointError(f"a backbone, but {'; '.join(sorted(faults)[:3])}")
     report.parameters = sum(p.numel() for p in body.parameters())
     report.configuration = recipe.backbone.name
+    report.use.insert(0, f"backbone.name={recipe.backbone.name}")
     return recipe.backbone.name, found, report
+
+
+def _left_over(names: set[str], theirs: Mapping[str, str], report: Report, model: str) -> list[str]:
+    """What has found no place and no reason; reasons go to the report."""
+    faults = []
+    for name in names:
+        why = next((reason for pattern, reason in _IGNORED if re.search(pattern, name)), None)
+        if why is None:
+            faults.append(f"has {theirs[name]}, which {model} lacks")
+        else:
+            report.ignored[theirs[name]] = why
+    return faults
 
 
 def _as_official(name: str, tensors: Mapping[str, Tensor]) -> str:

@@ -1,10 +1,16 @@
-"""Class names and category ids of the data sets that official weights were trained on. Called by `convert`.
+"""Names, category ids and kinds of the classes that official weights were trained on. Called by `convert`.
 
-Facts of COCO and Cityscapes, in the order of the official outputs. Where nothing is known, classes are
-numbered.
+Facts of COCO, Cityscapes, ADE20K, in the order of the official outputs. Files of official weights do not hold
+them: they follow from the data set that the configuration names. Where nothing is known, classes are numbers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gdseg.data import ade20k, cityscapes
+from gdseg.structures import ClassInfo
 
 COCO = """person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant
 stop_sign parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella
@@ -22,38 +28,50 @@ window-blind 181 window-other 184 tree-merged 185 fence-merged 186 ceiling-other
 188 cabinet-merged 189 table-merged 190 floor-other-merged 191 pavement-merged 192 mountain-merged 193
 grass-merged 194 dirt-merged 195 paper-merged 196 food-other-merged 197 building-other-merged 198
 rock-merged 199 wall-other-merged 200 rug-merged"""
-CITYSCAPES = """7 road 8 sidewalk 11 building 12 wall 13 fence 17 pole 19 traffic_light 20 traffic_sign
-21 vegetation 22 terrain 23 sky 24 person 25 rider 26 car 27 truck 28 bus 31 train 32 motorcycle 33 bicycle"""
 
 
-def classes_of(dataset: str, count: int) -> tuple[list[str], list[int]]:
-    """Names and category ids of the official data set `dataset`; numbers where it is not known.
+def classes_of(dataset: str, count: int) -> list[ClassInfo] | None:
+    """The classes of the official data set `dataset` (as coco_2017_val), label by label.
 
-    dataset: the official name, as coco_2017_val; only its classes count, and only if there are `count` of
-    them.
+    None where the data set is not known, or has not `count` classes.
     """
-    pairs: list[tuple[int, str]] = []
-    if dataset.startswith("coco"):
-        pairs = _coco() + (_numbered(COCO_STUFF) if count > 80 else [])
-    elif dataset.startswith("cityscapes"):
-        pairs = _numbered(CITYSCAPES)[-count:] if count in (8, 19) else []
-    if len(pairs) != count:
-        return [f"class {i}" for i in range(count)], list(range(count))
-    return [name for _, name in pairs], [number for number, _ in pairs]
+    table = next((read(dataset) for name, read in _TABLES.items() if dataset.startswith(name)), [])
+    return table if len(table) == count else None
 
 
-def is_thing(dataset: str, category_id: int) -> bool:
-    """Whether a class of the official data set is a thing; all are where nothing is known."""
-    if dataset.startswith("coco"):
-        return category_id <= 90
-    return category_id >= 24 or not dataset.startswith("cityscapes")
+def numbered(count: int) -> list[ClassInfo]:
+    """Stand-ins for classes of which nothing is known but how many there are; all are things."""
+    return [ClassInfo(label, f"class {label}") for label in range(count)]
 
 
-def _coco() -> list[tuple[int, str]]:
+def named(table: list[ClassInfo], names: list[str]) -> list[ClassInfo]:
+    """The same classes under other names."""
+    return [replace(info, name=name) for info, name in zip(table, names, strict=True)]
+
+
+def _coco(dataset: str) -> list[ClassInfo]:
     numbers = [i for i in range(1, 91) if i not in _COCO_GAPS]
-    return list(zip(numbers, (name.replace("_", " ") for name in COCO.split()), strict=True))
+    names = (name.replace("_", " ") for name in COCO.split())
+    things = [ClassInfo(number, name) for number, name in zip(numbers, names, strict=True)]
+    words = COCO_STUFF.split()
+    stuff = zip(words[::2], words[1::2], strict=True)
+    return things + [ClassInfo(int(n), name, False) for n, name in stuff if "panoptic" in dataset]
 
 
-def _numbered(text: str) -> list[tuple[int, str]]:
-    words = text.split()
-    return [(int(n), name.replace("_", " ")) for n, name in zip(words[::2], words[1::2], strict=True)]
+def _cityscapes(dataset: str) -> list[ClassInfo]:
+    return [info for info in cityscapes.CLASSES if info.is_thing or "instance" not in dataset]
+
+
+def _ade20k(dataset: str) -> list[ClassInfo]:
+    """Semantic labels count from 1, as in the maps; the jsons made for the other two tasks count from 0."""
+    if "sem_seg" in dataset:
+        return list(ade20k.CLASSES)
+    table = [replace(info, id=info.id - 1) for info in ade20k.CLASSES]
+    return [info for info in table if info.is_thing or "instance" not in dataset]
+
+
+_TABLES: dict[str, Callable[[str], list[ClassInfo]]] = {
+    "coco": _coco,
+    "cityscapes": _cityscapes,
+    "ade20k": _ade20k,
+}

@@ -84,6 +84,7 @@ MODEL: dict[str, Any] = {
     },
 }
 INPUT: dict[str, Any] = {
+    "FORMAT": "BGR",
     "MIN_SIZE_TRAIN": [800],
     "MAX_SIZE_TRAIN": 1333,
     "MIN_SIZE_TEST": 800,

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from gdseg.errors import CheckpointError
+from gdseg.errors import CheckpointError, RecipeError
 from gdseg.recipe import Recipe
-from gdseg.recipe_rules import broken_rules
+from gdseg.recipe_yaml import recipe_with
 from gdseg.train.convert.options import recipe_keys
-from gdseg.train.convert.records import as_config
 from gdseg.train.convert.report import Report
 from gdseg.train.convert.shapes import Shapes, architecture
 
@@ -51,7 +49,7 @@ def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Re
             raise CheckpointError("no published configuration of this name", options, "gdseg convert --list")
         given, report.configuration = dict(published()[options]), options
     else:
-        given = recipe_keys(as_config(dict(options)))
+        given = recipe_keys(dict(options))
         report.configuration = "the given options"
     defaults = _flat(Recipe())
     for key, value in told.items():
@@ -61,6 +59,7 @@ def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Re
     report.assumed = sorted(key for key in given if key not in told and "." in key)
     keys = {**given, **told}
     keys.pop("files", None)
+    report.blue_first = bool(keys.pop("blue_first", False))
     report.num_classes = int(keys.pop("num_classes"))
     dataset = str(keys.pop("dataset", ""))
     report.dataset = dataset if report.num_classes == given.get("num_classes") else ""
@@ -68,17 +67,11 @@ def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Re
 
 
 def recipe_of(keys: Keys) -> Recipe:
-    """A recipe with these dotted keys set. Raises CheckpointError when they contradict each other."""
-    recipe = Recipe()
-    for path, value in keys.items():
-        section, _, name = path.rpartition(".")
-        target = getattr(recipe, section) if section else recipe
-        kind = type(getattr(target, name))
-        setattr(target, name, kind(value) if kind in (int, float) and value is not None else deepcopy(value))
-    faults = broken_rules(recipe)
-    if faults:
-        raise CheckpointError(f"options that gdseg cannot have together: {'; '.join(faults)}")
-    return recipe
+    """A recipe with these dotted keys set. Raises CheckpointError for values that no recipe may have."""
+    try:
+        return recipe_with(keys, "its architecture")
+    except RecipeError as error:
+        raise CheckpointError(f"a model that gdseg cannot build: {error.what}", hint=error.hint) from error
 
 
 def _flat(recipe: Recipe) -> Keys:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from gdseg.errors import CheckpointError
+from gdseg.train.convert.records import as_config
 from gdseg.train.convert.shapes import HEADS, SWINS, VITS, _known
 
 Options = dict[str, Any]
@@ -25,26 +26,27 @@ _DENOISING = {"no": "none", "standard": "box", "seg": "mask"}
 def recipe_keys(options: Options) -> dict[str, Any]:
     """Recipe keys (dotted), `num_classes` and `dataset` that official options stand for.
 
+    And `blue_first`, where images are BGR. options: official ones in any spelling of `records.as_config`.
     Raises CheckpointError for options of a part that gdseg does not have.
     """
-    config = options if "MODEL" in options else {"MODEL": options}
-    model = config["MODEL"]
     try:
-        _supported(model)
-        own = model["MaskDINO" if _is_maskdino(model) else "MASK_FORMER"]
-        found = {"num_classes": model["SEM_SEG_HEAD"]["NUM_CLASSES"], "dataset": _dataset(config)}
-        found |= {
-            **_backbone(model),
-            **_pixel_decoder(model, own),
-            **_decoder(model, own),
-            **_loss(model, own),
-        }
-        found |= _postprocess(config, own)
-    except (KeyError, TypeError) as error:
-        what = f"official options without {error}"
-        raise CheckpointError(
-            what, hint="give the resolved configuration, with all its _BASE_ files merged"
-        ) from error
+        return _recipe_keys(as_config(options))
+    except KeyError as error:
+        hint = "give the resolved configuration, with all its _BASE_ files merged"
+        raise CheckpointError(f"official options without {error}", hint=hint) from error
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise CheckpointError(f"official options that make no sense: {error}") from error
+
+
+def _recipe_keys(config: Options) -> Options:
+    model = config["MODEL"]
+    _supported(model)
+    own = model["MaskDINO" if _is_maskdino(model) else "MASK_FORMER"]
+    found = {"num_classes": model["SEM_SEG_HEAD"]["NUM_CLASSES"], "dataset": _dataset(config)}
+    found |= {**_backbone(model), **_pixel_decoder(model, own), **_decoder(model, own), **_loss(model, own)}
+    found |= _postprocess(config, own)
+    if config.get("INPUT", {}).get("FORMAT") == "BGR":  # our images are RGB
+        found |= {key: found[key][::-1] for key in ("backbone.mean", "backbone.std")} | {"blue_first": True}
     for section, read in (("INPUT", _augment), ("SOLVER", _train), ("SSL", _distill)):
         if section in config:
             found |= read(config[section])
@@ -258,6 +260,8 @@ def _augment(given: Options) -> Options:
 
 def _train(solver: Options) -> Options:
     steps = solver["MAX_ITER"]
+    if not steps > 0:
+        raise CheckpointError(f"official option SOLVER.MAX_ITER is {steps}; it must be at least 1")
     poly = solver["LR_SCHEDULER_NAME"] == "WarmupPolyLR"
     clip = solver["CLIP_GRADIENTS"]
     found = {

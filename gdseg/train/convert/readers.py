@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gdseg.errors import CheckpointError
 
-_WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher")
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher", "blobs")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -49,7 +49,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         stored = inner if isinstance(inner, dict) else stored
     if not isinstance(stored, dict):
         raise CheckpointError("holds no dictionary of tensors", path)
-    tensors = {str(key): _as_tensor(value) for key, value in stored.items()}
+    try:
+        tensors = {str(key): _as_tensor(value) for key, value in stored.items()}
+    except CheckpointError as error:
+        error.where = str(path)
+        raise
     found = {key: value for key, value in tensors.items() if value is not None}
     if not found:
         raise CheckpointError("holds no tensors", path)
@@ -79,11 +83,23 @@ def _broken(error: Exception, path: Path) -> CheckpointError:
 
 def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
-        return value
+        return _plain(value)
     if isinstance(value, PickledArray) and value.array is not None:
         native = value.array.dtype.newbyteorder("=")
         return torch.from_numpy(np.array(value.array, native, order="C"))
     return None
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor itself. Raises CheckpointError for one that is not numbers in memory, all of them stored.
+
+    A small file can declare a tensor of any size by counting the same numbers again and again.
+    """
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        raise CheckpointError("holds a tensor that is no plain array of numbers")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError("holds a tensor larger than what is stored of it")
+    return tensor.detach()
 
 
 class PickledType:

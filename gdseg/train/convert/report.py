@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gdseg.structures import ClassInfo
+
 
 @dataclass
 class Report:
@@ -12,7 +14,9 @@ class Report:
     mapped: source name -> ours; renamed: those of them whose name changed; merged: copy of a shared tensor ->
     ours; ignored: source name -> why it is not needed; missing: our name -> what stands for a tensor that the
     source lacks; assumed: what the file does not say and was taken from the options or the published
-    configuration; differences: where file and options disagree (the file is right).
+    configuration; differences: where file and options disagree (the file is right); adapted: source name ->
+    how its values were changed to suit a recipe's RGB images; table: the classes; classes_from: who
+    says so; use: recipe keys that a backbone needs.
     """
 
     family: str
@@ -21,8 +25,9 @@ class Report:
     dataset: str = ""
     also_fits: list[str] = field(default_factory=list)
     num_classes: int = 0
-    classes: list[str] = field(default_factory=list)
-    category_ids: list[int] = field(default_factory=list)
+    table: list[ClassInfo] = field(default_factory=list)
+    classes_from: str = ""
+    blue_first: bool = False
     license: str = ""
     parameters: int = 0
     mapped: dict[str, str] = field(default_factory=dict)
@@ -31,6 +36,18 @@ class Report:
     missing: dict[str, str] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    use: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names by label."""
+        return [info.name for info in self.table]
+
+    @property
+    def category_ids(self) -> list[int]:
+        """The data set's class ids by label."""
+        return [info.id for info in self.table]
 
     @property
     def renamed(self) -> dict[str, str]:

@@ -7,7 +7,8 @@ start) comes from options or from the published configuration that fits.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from gdseg.errors import CheckpointError
@@ -44,15 +45,31 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
 
     Raises CheckpointError where they tell none.
     """
-    try:
-        found = {**_backbone(shapes), **_pixel_decoder(shapes)}
+    found = backbone_keys(shapes)
+    with _complete("looks like Mask2Former or Mask DINO"):
+        found |= _pixel_decoder(shapes)
         found |= _maskdino(shapes) if PREDICTOR + "label_enc.weight" in shapes else _mask2former(shapes)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        what = f"looks like Mask2Former or Mask DINO, but lacks {error}"
-        raise CheckpointError(what, hint="is the file complete?") from error
     wide = found["pixel_decoder.channels"] == found["decoder.channels"]
     found["decoder.input_projection"] = wide and PREDICTOR + "input_proj.0.weight" in shapes
     return found
+
+
+def backbone_keys(shapes: Shapes) -> dict[str, Any]:
+    """Recipe keys of the backbone, under its official names. Raises CheckpointError for one not published."""
+    with _complete("looks like a backbone that gdseg knows"):
+        return _backbone(shapes)
+
+
+@contextmanager
+def _complete(looks: str) -> Iterator[None]:
+    """Turns what missing tensors and wrong numbers of dimensions cause into a CheckpointError."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{looks}, but lacks {error}", hint="is the file complete?") from error
+    except (IndexError, ValueError, ArithmeticError) as error:
+        what = f"{looks}, but its tensors' shapes make no sense ({error})"
+        raise CheckpointError(what, hint="is the file complete?") from error
 
 
 def _count(shapes: Iterable[str], pattern: str) -> int:
@@ -81,7 +98,7 @@ def _resnet(shapes: Shapes) -> dict[str, Any]:
     depths = tuple(_count(shapes, rf"backbone\.res{i}\.(\d+)\.") for i in range(2, 6))
     name = str(_known(RESNETS, depths, "ResNet"))
     if "backbone.res2.0.conv3.weight" not in shapes:  # two convolutions a block
-        name = {"resnet50": "resnet34", "resnet18": "resnet18"}[name]
+        name = str(_known({"resnet50": "resnet34", "resnet18": "resnet18"}, name, "ResNet without conv3"))
     live = "backbone.stem.conv1.norm.num_batches_tracked" in shapes
     return {"backbone.name": name, "backbone.norm": "live" if live else "frozen"}
 

@@ -15,6 +15,7 @@ from gdseg.errors import CheckpointError, GdsegError
 from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe
 from gdseg.train.convert.names import official_names, old_names
+from gdseg.train.convert.official_limits import inexpressible
 from gdseg.train.convert.report import Report
 
 StateDict = dict[str, Tensor]
@@ -57,8 +58,9 @@ def from_official(tensors: Mapping[str, Tensor], recipe: Recipe, report: Report)
                 faults.append(f"lacks {(_spellings(key, recipe) or [key])[0]}")
             continue
         tensor = tensors[found[0]]
-        if tensor.shape != own.shape:
-            faults.append(f"{found[0]} is {list(tensor.shape)}, the model's {list(own.shape)}")
+        fault = misfit(found[0], tensor, own)
+        if fault:
+            faults.append(fault)
             report.mapped |= dict.fromkeys(found, key)
             continue
         faults += [
@@ -74,20 +76,31 @@ def from_official(tensors: Mapping[str, Tensor], recipe: Recipe, report: Report)
     return converted
 
 
+def misfit(name: str, tensor: Tensor, own: Tensor) -> str:
+    """What keeps a file's tensor from being the model's `own`; empty if nothing does."""
+    if tensor.shape != own.shape:
+        return f"{name} is {list(tensor.shape)}, the model's {list(own.shape)}"
+    if tensor.is_floating_point() != own.is_floating_point():
+        return f"{name} holds {tensor.dtype}, the model's {own.dtype}"
+    return ""
+
+
 def to_official(state: Mapping[str, Tensor], recipe: Recipe, num_classes: int) -> StateDict:
     """An official state dict, copies and derived buffers included, from ours.
 
-    Raises CheckpointError when a tensor has no official counterpart (another backbone, a part of ours alone).
+    Raises CheckpointError when official code cannot do what the recipe asks of a network.
     """
+    faults = inexpressible(recipe)
+    if faults:
+        hint = "only official architectures convert; these weights would predict something else there"
+        raise CheckpointError(f"official code has no counterpart of {'; '.join(faults)}", hint=hint)
     official: StateDict = {}
     for key, tensor in state.items():
         if key.endswith(_COUNTER) and recipe.backbone.norm == "frozen":
             continue
         names = official_names(key, recipe)
         if not names or not _known(names[0]):
-            raise CheckpointError(
-                f"official code has no counterpart of {key}", hint="only official architectures convert"
-            )
+            raise CheckpointError(f"official code has no counterpart of {key}")
         official |= dict.fromkeys(names, tensor)
         if key.endswith("relative_position_bias_table"):
             index = names[0].replace("bias_table", "index")
