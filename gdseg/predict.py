@@ -197,7 +197,7 @@ def _expand(path: Path) -> list[Path]:
         found = list_images(path)
         if not found:
             raise DataError(
-                "the folder holds no image", path, "jpg, png, webp, bmp and tif files are looked for"
+                "the folder holds no image", path, "jpg, png, webp, bmp, tif and npy files are looked for"
             )
         return found
     if path.exists() or not glob.has_magic(str(path)):

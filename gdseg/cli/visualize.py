@@ -175,7 +175,7 @@ def _sheet(source: Source, title: str, sample: int, target: Path) -> list[str]:
     sheet = Sheet(title)
     chosen = [source.records[i] for i in spread(len(source.records), sample)]
     for record in chosen:
-        image = displayable(read_image(record.path))
+        image = displayable(read_image(record.path, None))
         for found, dashed, word in source.views(record):
             sheet.add(image, found, f"{record.path.name}: {len(found)} {word}", dashed)
     save_picture(sheet.render(), target)

@@ -189,7 +189,7 @@ def unlabelled_records(folders: Sequence[Path]) -> list[Record]:
         paths = list_images(folder.expanduser())
         if not paths:
             raise DataError(
-                "the folder holds no image", folder, "jpg, png, webp, bmp and tif files are looked for"
+                "the folder holds no image", folder, "jpg, png, webp, bmp, tif and npy files are looked for"
             )
         for path in paths:  # a file that is no image is found now, not in the middle of a run
             height, width = image_size(path)

@@ -1,7 +1,8 @@
 """Reading image files: any common format to a [C, H, W] tensor in raw units, or one DataError.
 
-Pillow decodes (colour PNGs of 16 bits, which it would squash to 8, in two passes). EXIF orientation
-is applied. Called by data/augment.py for training and evaluation, and by predict.
+Pillow decodes (colour PNGs of 16 bits, which it would squash to 8, in two passes; TIFF files beyond it are
+tiff.py's), numpy reads .npy arrays. EXIF orientation is applied. Called by data/augment.py for training and
+evaluation, and by predict.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from gdseg.data.rle import MAX_PIXELS
+from gdseg.data.tiff import is_beyond_pillow, read_tiff, tiff_size
 from gdseg.errors import DataError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy"})
 _ORIENTATION = 0x0112  # EXIF tag; the values 2..8 say how to turn the image upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,6 +56,11 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if path.suffix.lower() == ".npy":
+                array = _open_npy(path)
+                return array.shape[0], array.shape[1]
+            if is_beyond_pillow(path):
+                return tiff_size(path)
             with Image.open(path) as file:
                 width, height = file.size
                 # Pillow already gives the upright size of a TIFF
@@ -62,32 +70,61 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def read_image(path: Path, in_channels: int = 3) -> Tensor:
-    """The image as a tensor [in_channels, H, W] in raw units, upright.
+def read_image(path: Path, in_channels: int | None = 3) -> Tensor:
+    """The image as a tensor [in_channels, H, W] in raw units, upright; None: RGB, or all channels of more.
 
     uint8 for files of 8 bits a channel or less, else float32 that keeps the file's values. Three
     channels are RGB (grey is repeated, palettes are looked up, alpha is dropped), one is grey; for
-    any other count the file's own bands and pages are taken, and there must be that many. Raises
-    DataError, with the path, for a file that is missing, corrupt, cut off or too large.
+    any other count the file's own bands and pages (.npy: an array [H, W] or [H, W, C]) are taken, and
+    there must be that many. Raises DataError, with the path, for a file that is missing, corrupt, cut
+    off or too large, or holds values that are no numbers.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            array = _read_png16(path) if _is_colour_png16(path) else _read_pillow(path, in_channels)
+            array = _read(path, in_channels or 3)
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            raise ValueError("it holds values that are no numbers (NaN or infinity)")
     except Exception as error:  # a decoder fed with untrusted bytes may raise anything
         raise _unreadable(path, error) from error
-    return torch.from_numpy(np.ascontiguousarray(fit_channels(array, in_channels, path).transpose(2, 0, 1)))
+    array = fit_channels(array, in_channels, path) if in_channels else array
+    return torch.from_numpy(np.require(array.transpose(2, 0, 1), requirements=["C", "W"]))
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError("no such image", path, "check the path")
     if isinstance(error, Image.DecompressionBombError):
-        return DataError(f"the image has more than {MAX_PIXELS} pixels", path, "cut it into tiles first")
+        what = f"the image has more than {MAX_PIXELS} pixels, or too many channels for its size"
+        return DataError(what, path, "cut it into tiles first")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DataError(
         f"cannot read the image: {reason}", path, "replace the file or remove it from the data set"
     )
+
+
+def _read(path: Path, in_channels: int) -> NDArray[np.generic]:
+    """[H, W, bands]: uint8, or float32."""
+    if path.suffix.lower() == ".npy":
+        return _plain_numbers(np.array(_open_npy(path)))
+    if is_beyond_pillow(path):
+        return _plain_numbers(read_tiff(path))
+    return _read_png16(path) if _is_colour_png16(path) else _read_pillow(path, in_channels)
+
+
+def _open_npy(path: Path) -> NDArray[Any]:
+    """The array, still on disk: a header that promises more than the file holds is refused."""
+    array = np.lib.format.open_memmap(path, mode="r")  # which knows no pickles
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "uifb":
+        raise ValueError(f"it holds {array.dtype} {list(array.shape)}, expected numbers [H, W] or [H, W, C]")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS or array.size > 4 * MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return array
+
+
+def _plain_numbers(array: NDArray[Any]) -> NDArray[np.generic]:
+    kind = np.uint8 if array.dtype in (np.uint8, np.bool_) else np.float32
+    return array.astype(kind).reshape(*array.shape[:2], -1)
 
 
 def _read_pillow(path: Path, in_channels: int) -> NDArray[np.generic]:

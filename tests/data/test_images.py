@@ -5,6 +5,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,8 @@ def test_grey_palette_alpha_and_bilevel_become_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png").numpy(), np.stack([GREY] * 3))
     np.testing.assert_array_equal(read_image(tmp_path / "alpha.png").permute(1, 2, 0).numpy(), RGB)
     np.testing.assert_array_equal(read_image(tmp_path / "bilevel.png")[1].numpy(), (GREY > 99) * 255)
+    one = read_image(tmp_path / "alpha.png", 1)
+    np.testing.assert_array_equal(one[0].numpy(), np.asarray(Image.fromarray(RGB).convert("L")))
     palette = read_image(tmp_path / "palette.png").permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(palette, np.asarray(Image.open(tmp_path / "palette.png").convert("RGB")))
 
@@ -115,6 +118,176 @@ def test_other_channel_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "two.tif", 2).numpy(), np.stack([GREY, GREY // 2]))
     with pytest.raises(DataError, match="has 2 channels, the recipe expects 5"):
         read_image(tmp_path / "two.tif", 5)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "?", "<u2", ">i4", "f4", "f8", "f2"])
+@pytest.mark.parametrize("channels", [None, 1, 3, 7])
+def test_npy_arrays_keep_their_values(tmp_path: Path, dtype: str, channels: int | None) -> None:
+    shape = (6, 9) if channels is None else (6, 9, channels)
+    array = RNG.integers(0, 200, shape).astype(dtype)
+    np.save(tmp_path / "x.npy", np.asfortranarray(array))
+    image = read_image(tmp_path / "x.npy", channels or 1)
+    assert image.dtype == (torch.uint8 if dtype in ("u1", "?") else torch.float32)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), array.reshape(6, 9, -1).astype(np.float32))
+    assert image_size(tmp_path / "x.npy") == (6, 9)
+    assert list_images(tmp_path) == [tmp_path / "x.npy"]
+
+
+def test_what_is_no_image_in_npy_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    wrong = [
+        np.zeros(4),
+        np.zeros((2, 2, 2, 2)),
+        np.zeros((0, 4)),
+        np.array([["a"]]),
+        np.zeros((2, 2), complex),
+    ]
+    for array in [*wrong, np.array([[{}, {}]], dtype=object)]:
+        np.save(path, array, allow_pickle=True)
+        for read in (read_image, image_size):
+            with pytest.raises(DataError, match="cannot read the image"):
+                read(path)
+    np.save(path, np.full((2, 2), np.nan))
+    with pytest.raises(DataError, match="values that are no numbers"):
+        read_image(path)
+    np.save(path, np.zeros((2, 2)))
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"(2, 2), }", b"(99999, 99999), }").replace(b" " * 12, b"", 1))
+    for broken in (whole[:-1], whole[:40], path.read_bytes(), b"PK\3\4", b""):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match="the image"):
+            read_image(path)
+
+
+def tiff(array: np.ndarray, order: str = "<", *, big: bool = False, **kind: Any) -> bytes:
+    """A TIFF [H, W, samples] by hand: planar, tile (a side), predictor, packing (name), orientation, extra."""
+    height, width, samples = array.shape
+    planar, side, packing = kind.get("planar", False), kind.get("tile"), kind.get("packing")
+    blocks = []
+    for plane in np.split(array, samples, axis=2) if planar else [array]:
+        down, across = side or 4, side or width
+        for y in range(0, height, down):
+            for x in range(0, width, across):
+                block = plane[y : y + down, x : x + across]
+                if side:
+                    block = np.pad(block, [(0, side - n) for n in block.shape[:2]] + [(0, 0)])
+                blocks.append(packed(block, order, kind.get("predictor", 1), packing))
+    tags: dict[int, tuple[str, list[int]]] = {
+        256: ("I", [width]), 257: ("I", [height]), 258: ("H", [array.dtype.itemsize * 8] * samples),
+        259: ("H", [{None: 1, "tiff_lzw": 5, "tiff_adobe_deflate": 8, "packbits": 32773}[packing]]),
+        262: ("H", [2 if samples in (3, 4) else 1]), 274: ("H", [kind.get("orientation", 1)]),
+        277: ("H", [samples]), 284: ("H", [2 if planar else 1]), 317: ("H", [kind.get("predictor", 1)]),
+        338: ("H", [kind.get("extra", 0)] * max(1, samples - 3)), 339: ("H", [{"u": 1, "i": 2, "f": 3}[array.dtype.kind]] * samples),
+        324 if side else 273: ("I", [0] * len(blocks)),
+        325 if side else 279: ("I", [len(block) for block in blocks]),
+    }  # fmt: skip
+    if samples <= 3:
+        del tags[338]
+    tags |= {322: ("I", [side]), 323: ("I", [side])} if side else {278: ("I", [4])}
+    word, room = ("Q", 8) if big else ("I", 4)
+    start = 16 if big else 8
+    after = start + (8 + 20 * len(tags) + 8 if big else 2 + 12 * len(tags) + 4)
+    sizes = {tag: struct.calcsize(order + letter * len(values)) for tag, (letter, values) in tags.items()}
+    place = after + sum(size for size in sizes.values() if size > room)
+    tags[324 if side else 273] = ("I", [place + sum(map(len, blocks[:i])) for i in range(len(blocks))])
+    entries, extra = b"", b""
+    for tag, (letter, values) in sorted(tags.items()):
+        data = struct.pack(order + letter * len(values), *values)
+        entries += struct.pack(order + "HH" + word, tag, {"H": 3, "I": 4}[letter], len(values))
+        entries += (
+            data.ljust(room, b"\0") if len(data) <= room else struct.pack(order + word, after + len(extra))
+        )
+        extra += data if len(data) > room else b""
+    mark = b"II" if order == "<" else b"MM"
+    head = (
+        struct.pack(order + "HHHQQ", 43, 8, 0, 16, len(tags))
+        if big
+        else struct.pack(order + "HIH", 42, 8, len(tags))
+    )
+    return mark + head + entries + struct.pack(order + word, 0) + extra + b"".join(blocks)
+
+
+def packed(block: np.ndarray, order: str, predictor: int, packing: str | None) -> bytes:
+    """The bytes of a strip or tile, as libtiff packs them (taken out of a grey file that Pillow wrote)."""
+    rows = len(block)
+    data = block.astype(block.dtype.newbyteorder(order)).tobytes()
+    if predictor == 2:
+        steps = np.diff(block, axis=1, prepend=np.zeros_like(block[:, :1]))
+        data = steps.astype(block.dtype.newbyteorder(order)).tobytes()
+    elif predictor == 3:
+        flat = block.reshape(rows, -1).astype(">f4")
+        planes = (
+            np.ascontiguousarray(flat).view(np.uint8).reshape(rows, -1, 4).swapaxes(1, 2).reshape(rows, -1)
+        )
+        pixels = planes.reshape(rows, -1, block.shape[2])
+        data = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1])).tobytes()
+    if packing is None:
+        return data
+    buffer = io.BytesIO()
+    grey = Image.fromarray(np.frombuffer(data, np.uint8).reshape(rows, -1))
+    grey.save(buffer, "TIFF", compression=packing, tiffinfo={278: rows})
+    with Image.open(buffer) as file:
+        [offset], [count] = file.tag_v2[273], file.tag_v2[279]
+    return buffer.getvalue()[offset : offset + count]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "samples", "kind"),
+    [
+        ("u1", 5, {}),
+        ("u1", 2, {}),
+        ("u1", 4, {}),
+        ("u2", 3, {}),
+        ("u2", 13, {"order": ">"}),
+        ("i2", 4, {"planar": True}),
+        ("f4", 3, {"big": True}),
+        ("u4", 2, {"order": ">"}),
+        ("u2", 5, {"tile": 16}),
+        ("u2", 5, {"tile": 16, "planar": True, "packing": "tiff_lzw", "predictor": 2}),
+        ("u2", 3, {"packing": "tiff_adobe_deflate", "predictor": 2, "order": ">"}),
+        ("u1", 6, {"packing": "packbits"}),
+        ("f4", 4, {"packing": "tiff_lzw", "predictor": 3}),
+        ("u2", 3, {"orientation": 6}),
+        ("u2", 3, {"orientation": 4}),
+    ],
+)
+def test_tiff_of_many_and_deep_channels(
+    tmp_path: Path, dtype: str, samples: int, kind: dict[str, Any]
+) -> None:
+    array = RNG.integers(0, 200 if dtype == "u1" else 30000, (10, 21, samples)).astype(dtype)
+    (tmp_path / "x.tif").write_bytes(tiff(array, **kind))
+    upright = {6: np.rot90(array, -1), 4: array[::-1]}.get(kind.get("orientation", 1), array)
+    image = read_image(tmp_path / "x.tif", samples)
+    assert image.dtype == (torch.uint8 if dtype == "u1" else torch.float32)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), upright.astype(np.float32))
+    assert image_size(tmp_path / "x.tif") == upright.shape[:2]
+
+
+def test_tiff_that_pillow_knows_stays_with_it(tmp_path: Path) -> None:
+    (tmp_path / "rgb.tif").write_bytes(tiff(RGB))
+    np.testing.assert_array_equal(read_image(tmp_path / "rgb.tif").permute(1, 2, 0).numpy(), RGB)
+    (tmp_path / "rgba.tif").write_bytes(tiff(np.dstack([RGB, GREY]), extra=2))
+    np.testing.assert_array_equal(read_image(tmp_path / "rgba.tif").permute(1, 2, 0).numpy(), RGB)
+    (tmp_path / "five.tif").write_bytes(tiff(RNG.integers(0, 9, (4, 4, 5)).astype("u1")))
+    with pytest.raises(DataError, match="has 5 channels, the recipe expects 3"):
+        read_image(tmp_path / "five.tif")
+
+
+def test_mutated_tiff_and_npy_never_raise_anything_else(tmp_path: Path) -> None:
+    rng, wholes = np.random.default_rng(2), []
+    array = RNG.integers(0, 200, (6, 7, 5)).astype("u2")
+    for kind in ({}, {"tile": 16, "packing": "tiff_lzw"}, {"big": True, "planar": True}):
+        wholes.append(("x.tif", tiff(array, **kind)))
+    np.save(tmp_path / "x.npy", array)
+    wholes.append(("x.npy", (tmp_path / "x.npy").read_bytes()))
+    for name, whole in wholes:
+        for _ in range(60):
+            data = np.frombuffer(whole, np.uint8).copy()
+            data[rng.integers(0, min(len(data), 300), rng.integers(1, 6))] = rng.integers(0, 256)
+            (tmp_path / name).write_bytes(data.tobytes())
+            for read in (lambda path: read_image(path, 5), image_size):
+                with contextlib.suppress(DataError):
+                    read(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif"])
