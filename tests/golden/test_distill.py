@@ -178,10 +178,18 @@ class Run:
 
 @CASES
 def test_the_whole_run(case):
+    """Timeline, pseudo-labels and losses; what is allowed grows from step to step, as rounding does here.
+
+    The recorded run is unclipped SGD on random weights, which amplifies any difference: with every weight of
+    the student moved by at most one ulp at the start, our own losses change by up to 8e-7, 7e-3, 2e-2, 3e-1
+    and 1.3 (relative, iterations 0 to 4; two seeds), its weights' sums by 5e-8, 2e-6, 4e-5, 5e-4, 2e-3. Against
+    the record our losses differ by 1e-6, 1e-5, 3e-4, 1e-2 and 2e-1: less than by one ulp. So only the first
+    step can be compared to the last digits; a wrong schedule is off by more than what is allowed later.
+    """
     run = Run(case)
     for i, expected in enumerate(case.manifest["sequence"]):
         found = run.step()
-        allowed = 1e-5 * 4**i  # unclipped SGD makes rounding grow from step to step
+        allowed = 1e-5 * 4**i
         run.check_sums(found.teacher, expected["teacher_at_forward"], allowed)
         run.check_sums(run.student.state_dict(), expected["student_after_step"], allowed)
         for targets, theirs in zip(found.pseudo, expected["pseudo_labels"], strict=True):
@@ -190,4 +198,7 @@ def test_the_whole_run(case):
             assert areas == pytest.approx(theirs["mask_area"], abs=2)
         for name, value in expected["losses"].items():
             ours = our_loss_name(name.replace("_ssl", "")) + ("_unlabelled" if "_ssl" in name else "")
-            assert found.losses[ours] == pytest.approx(value, rel=1e-4 * 8**i), (expected["iter"], name)
+            assert found.losses[ours] == pytest.approx(value, rel=1e-5 if i == 0 else 1e-4 * 8**i), (
+                expected["iter"],
+                name,
+            )
