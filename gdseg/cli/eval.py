@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,68 +30,115 @@ EXAMPLES = """Examples:
   gdseg eval --pred results.json --data my_data     results of any tool, in COCO format
 
   gdseg eval --pred predictions/semantic --data my_data
+
+  gdseg eval --pred part0.json --pred part1.json    what several processes wrote, as one
+
+  gdseg eval runs/R --boundary --areas 100,400      boundary AP too; other limits of S, M, L
 """
 ROLES = ("teacher", "student")
 
 
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CKPT] [KEY=VALUE]...",
+        help="A .safetensors file or a run (default: the last run); overrides of recipe keys.",
+        show_default=False,
+    ),
+]
+RoleOpt = Annotated[
+    str | None, typer.Option("--role", help="student, teacher or both (default: all there are).")
+]
+PredOpt = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--pred",
+        "--predictions",
+        help="Predictions to score instead of a network: COCO results, panoptic json, folder of PNGs;"
+        " several are joined, no image may be in two.",
+        rich_help_panel=o.DATA,
+    ),
+]
+BoundaryOpt = Annotated[
+    bool, typer.Option("--boundary", help="Boundary AP, Boundary PQ or boundary IoU of classes too.")
+]
+AreasOpt = Annotated[
+    str,
+    typer.Option(
+        "--areas",
+        metavar="auto|coco|thirds|M,L",
+        help="Area in pixels from which an object is medium, and large: COCO's 1024,9216, thirds of the"
+        " data's objects, or two numbers. auto: COCO's, or thirds where a size had under 1 % of them.",
+    ),
+]
+PerClassOpt = Annotated[
+    bool, typer.Option("--per-class", help="A table of all classes too.", rich_help_panel=o.OUTPUT)
+]
+OutOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="File for the json (default: beside what is evaluated).", rich_help_panel=o.OUTPUT
+    ),
+]
+
+
 def command(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CKPT] [KEY=VALUE]...",
-            help="A .safetensors file or a run (default: the last run); overrides of recipe keys.",
-            show_default=False,
-        ),
-    ] = None,
+    arguments: Arguments = None,
     data: o.DataOpt = None,
-    role: Annotated[
-        str | None, typer.Option("--role", help="student, teacher or both (default: all there are).")
-    ] = None,
-    pred: Annotated[
-        Path | None,
-        typer.Option(
-            "--pred",
-            help="Predictions to score instead of a network: COCO results, panoptic json, folder of PNGs.",
-            rich_help_panel=o.DATA,
-        ),
-    ] = None,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="A table of all classes too.", rich_help_panel=o.OUTPUT)
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="File for the json (default: beside what is evaluated).",
-            rich_help_panel=o.OUTPUT,
-        ),
-    ] = None,
+    role: RoleOpt = None,
+    pred: PredOpt = None,
+    boundary: BoundaryOpt = False,
+    areas: AreasOpt = "auto",
+    per_class: PerClassOpt = False,
+    out: OutOpt = None,
     batch_size: o.BatchSizeOpt = None,
     device: o.DeviceOpt = "auto",
     as_json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
     debug: o.DebugOpt = False,
 ) -> None:
-    """AP, panoptic quality or mIoU (by the network's task) on the validation images."""
+    """Score the validation images by the network's task: AP of instances, panoptic quality, or mIoU.
+
+    Instances: COCO's mask and box AP and AR, by LVIS's rules where the data is
+    federated; Cityscapes' own AP, and iIoU of semantic maps, on its files.
+
+    The best 100 detections of a class are judged in an image (LVIS: 300 in all),
+    more where the recipe keeps more or an image holds more objects.
+    """
     if role not in (None, "both", *ROLES):
         raise UsageError(f"'{role}' is no role", "--role", "student, teacher or both")
     given, overrides = split_arguments(arguments or [])
-    if pred is not None:
+    how: dict[str, Any] = {"boundary": boundary, "areas": read_areas(areas)}
+    sources: Mapping[str, Path | list[Path]]
+    if pred:
         if given is not None or role is not None:
             raise UsageError(
                 "--pred scores a file, a checkpoint or --role has no part in it", "--pred", "leave it away"
             )
-        scores = {"results": _score_file(pred, data, overrides)}
-        target, sources = out or pred.with_suffix(".eval.json"), {"results": pred}
+        sources = {"results": pred if len(pred) > 1 else pred[0]}
+        scores = {"results": _score_files(pred, data, overrides, how)}
+        target = out or pred[0].with_suffix(".eval.json")
     else:
-        sources = networks(given, role)
+        sources = files = networks(given, role)
         scores = {
-            name: _score_network(file, data, overrides, device, batch_size, quiet=quiet or as_json)
-            for name, file in sources.items()
+            name: _score_network(file, data, overrides, device, batch_size, how, quiet=quiet or as_json)
+            for name, file in files.items()
         }
-        target = out or _beside(list(sources.values())[-1])
+        target = out or _beside(list(files.values())[-1])
     _report(scores, sources, target, per_class=per_class, as_json=as_json, quiet=quiet)
+
+
+def read_areas(text: str) -> tuple[float, float] | str:
+    """Where medium and large objects begin: "auto", "thirds" or two numbers. Raises UsageError."""
+    if text in ("auto", "thirds"):
+        return text
+    try:
+        first, second = (float(part) for part in ("1024,9216" if text == "coco" else text).split(","))
+    except ValueError:
+        first = second = 0
+    if not 0 < first < second < float("inf"):
+        raise UsageError(f"'{text}' are no limits of areas", "--areas", "as 1024,9216, or coco, thirds, auto")
+    return first, second
 
 
 def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -147,7 +196,14 @@ def check_classes(network: Network, dataset: Dataset, path: Path) -> None:
 
 
 def _score_network(
-    file: Path, data: str | None, overrides: list[str], device: str, batch_size: int | None, *, quiet: bool
+    file: Path,
+    data: str | None,
+    overrides: list[str],
+    device: str,
+    batch_size: int | None,
+    how: dict[str, Any],
+    *,
+    quiet: bool,
 ) -> Scores:
     from gdseg.data.dataset import open_dataset
     from gdseg.device import resolve_device
@@ -165,28 +221,35 @@ def _score_network(
     dataset = open_dataset(recipe.data, ("val",), task=recipe.task)
     check_classes(network, dataset, file)
     with progress(f"{network.role}: image", quiet=quiet) as tell:
-        return evaluate(network.model, dataset, recipe, chosen, batch_size, tell)
+        return evaluate(network.model, dataset, recipe, chosen, batch_size, tell, **how)
 
 
-def _score_file(pred: Path, data: str | None, overrides: list[str]) -> Scores:
+def _score_files(preds: list[Path], data: str | None, overrides: list[str], how: dict[str, Any]) -> Scores:
     from gdseg.data.dataset import open_dataset
     from gdseg.eval.maps import score_maps
     from gdseg.eval.maps_file import read_panoptic, read_semantic, task_of
-    from gdseg.eval.results import read_results
+    from gdseg.eval.results import read_all_results
     from gdseg.eval.run import score_instances
     from gdseg.recipe import Data, Recipe
     from gdseg.recipe_yaml import apply_overrides
 
-    recipe, task = apply_overrides(Recipe(data=Data(root=data or "shapes")), overrides), task_of(pred)
+    recipe = apply_overrides(Recipe(data=Data(root=data or "shapes")), overrides)
+    tasks = [task_of(pred) for pred in preds]
+    if len(set(tasks)) > 1:
+        raise UsageError(
+            f"predictions of different tasks: {', '.join(tasks)}", "--pred", "one task at a time"
+        )
+    task = tasks[0]
     if task == "instance" and Path(recipe.data.root).is_file():
         dataset = _truth_alone(Path(recipe.data.root))
     else:
         dataset = open_dataset(recipe.data, ("val",), task=task)
     if task != "instance":
         read = read_panoptic if task == "panoptic" else read_semantic
-        return score_maps(read(pred, dataset), dataset, task)
-    results = read_results(pred, dataset.val, dataset.category_ids)
-    return score_instances(dataset, results, recipe.postprocess.max_detections)
+        maps = chain.from_iterable(read(pred, dataset) for pred in preds)
+        return score_maps(maps, dataset, task, boundary=how["boundary"])
+    results = read_all_results(preds, dataset.val, dataset.category_ids)
+    return score_instances(dataset, results, recipe.postprocess.max_detections, **how)
 
 
 def _truth_alone(path: Path) -> Dataset:
@@ -209,7 +272,7 @@ def _beside(file: Path) -> Path:
 
 def _report(
     scores: dict[str, Scores],
-    sources: dict[str, Path],
+    sources: Mapping[str, Path | list[Path]],
     target: Path,
     *,
     per_class: bool,
@@ -219,7 +282,8 @@ def _report(
     from gdseg.files import plain, write_json
 
     document: dict[str, Any] = {
-        name: {"source": str(sources[name]), "metrics": s.metrics, "per_class": s.per_class}
+        name: {"source": sources[name], "metrics": s.metrics, "per_class": s.per_class}
+        | ({"areas": s.areas} if s.areas else {})
         for name, s in scores.items()
     }
     write_json(target, document)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gdseg.eval.scores import Scores
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, rows
+_INSTANCE = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "S": "ap_small", "M": "ap_medium", "L": "ap_large"}
+_INSTANCE |= {"rare": "ap_rare", "common": "ap_common", "frequent": "ap_frequent"}
+_INSTANCE |= {"AR1": "ar1", "AR10": "ar10"}
 _PANOPTIC = {"PQ": "pq", "SQ": "sq", "RQ": "rq"}
 _PANOPTIC |= {
     f"{name} {kind}": f"{key}_{kind}" for kind in ("things", "stuff") for name, key in _PANOPTIC.items()
@@ -17,35 +21,52 @@ _SEMANTIC = {
     "fwIoU": "fwiou",
     "pixel accuracy": "pixel_accuracy",
     "class accuracy": "class_accuracy",
+    "boundary mIoU": "boundary_miou",
+    "iIoU": "iiou",
+    "category IoU": "category_iou",
+    "category iIoU": "category_iiou",
 }
+_KINDS = {"mask": "mask_", "box": "box_", "boundary": "boundary_", "Cityscapes": "cityscapes_"}
 _CLASS_COUNTS = ("objects", "pixels", "true_positives", "false_positives", "false_negatives")
+_CLASS_METRICS = ("ap", "ap50", "pq", "sq", "rq", "iou", "iiou", "accuracy")
 
 
 def main_table(scores: dict[str, Scores]) -> Table:
-    """A row for each network (of instances: each kind of AP)."""
-    metrics = {name: value.metrics for name, value in scores.items()}
-    first = next(iter(metrics.values()))
-    if "pq" in first or "miou" in first:
-        columns, title = (_PANOPTIC, "panoptic quality, %") if "pq" in first else (_SEMANTIC, "semantic, %")
-        rows = [[name, *(percent(row[key]) for key in columns.values())] for name, row in metrics.items()]
-        return title, ["", *columns], rows
-    rows = [
-        [f"{name} {kind}", *map(percent, values)]
-        for name, row in metrics.items()
-        for kind in ("mask", "box")
-        if (values := [v for k, v in row.items() if k.startswith(kind + "_")][:9])
-    ]
-    header = ["", "AP", "AP50", "AP75", "S", "M", "L", "AR1", "AR10", "AR"]
-    return "AP (S M L: of small, medium, large objects) and AR, %", header, rows
+    """A row for each network and kind of AP or panoptic quality; columns for what was measured at all."""
+    first = next(iter(scores.values()))
+    if "pq" in first.metrics:
+        return _table("panoptic quality, %", _PANOPTIC, scores, {"": "", " boundary": "boundary_"})
+    if "miou" in first.metrics:
+        return _table("semantic, %", _SEMANTIC, scores, {"": ""})
+    judged = [int(n) for name in first.metrics for n in re.findall(r"_ar(\d+)$", name)]
+    small, medium = first.areas or (0, 0)
+    title = (
+        f"AP and AR, % (AR: {max(judged)} detections; S M L: areas below {small:.0f}, {medium:.0f}, above)"
+    )
+    kinds = {f" {kind}": prefix for kind, prefix in _KINDS.items()}
+    return _table(title, _INSTANCE | {"AR": f"ar{max(judged)}"}, scores, kinds)
+
+
+def _table(title: str, columns: dict[str, str], scores: dict[str, Scores], kinds: dict[str, str]) -> Table:
+    found = {
+        name + kind: {column: value.metrics.get(prefix + key) for column, key in columns.items()}
+        for name, value in scores.items()
+        for kind, prefix in kinds.items()
+    }
+    found = {name: row for name, row in found.items() if any(v is not None for v in row.values())}
+    there = [column for column in columns if any(row[column] is not None for row in found.values())]
+    rows = [[name, *(percent(row[column]) for column in there)] for name, row in found.items()]
+    return title, ["", *there], rows
 
 
 def class_table(scores: Scores) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the classes: counts, then what was measured of each."""
     found = {key for values in scores.per_class.values() for key in values}
     counts = [key for key in _CLASS_COUNTS if key in found]
-    keys = ("mask_ap", "mask_ap50", "box_ap", "box_ap50", "pq", "sq", "rq", "iou", "accuracy")
+    keys = [prefix + key for prefix in ("", *_KINDS.values()) for key in _CLASS_METRICS]
     measured = [key for key in keys if key in found]
-    header = ["class", *(c.replace("_", " ") for c in counts), *(k.replace("_ap", " AP") for k in measured)]
+    names = [re.sub("ap(50)?$", r"AP\1", key.replace("_", " ")) for key in measured]
+    header = ["class", *(c.replace("_", " ") for c in counts), *names]
     rows = [
         [name, *(f"{values[key]:.0f}" for key in counts), *(percent(values[key]) for key in measured)]
         for name, values in scores.per_class.items()
@@ -53,6 +74,6 @@ def class_table(scores: Scores) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def percent(value: float) -> str:
-    """12.3, or - where nothing can be said (NaN)."""
-    return "-" if value != value else f"{100 * value:.1f}"
+def percent(value: float | None) -> str:
+    """12.3, or - where nothing can be said (NaN) or was measured."""
+    return "-" if value is None or value != value else f"{100 * value:.1f}"

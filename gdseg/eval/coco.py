@@ -1,29 +1,24 @@
-"""COCO mask and box AP: pycocotools matches and accumulates, this file feeds it and reads its tables.
+"""COCO AP and AR of masks, boxes and mask boundaries, LVIS AP: what is compared, and what is said of it.
 
-AP and AR are those of the COCO API (BSD, pycocotools/cocoeval.py), save that AP is taken at
-`max_detections` where a recipe keeps more than 100 instances an image. Called by eval/run.py and
-`gdseg eval`.
+AP and AR are those of the COCO API (BSD, pycocotools/cocoeval.py), with LVIS's rules where the data set is
+federated. What COCO fixes for its own images follows the data: the number of detections judged, 100, rises
+with the objects of an image, and the limits of small, medium and large give way where a range is empty.
+Called by eval/run.py and `gdseg eval`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from gdseg.eval.ap import accumulate, area_limits, thirds
+from gdseg.eval.lvis import GROUPS, MAX_DETECTIONS, federated_found, federated_truth
 from gdseg.eval.scores import Scores
 from gdseg.structures import Record
-
-_AREAS = ("all", "small", "medium", "large")  # the area ranges of COCOeval, in its order
-_KINDS = {"mask": "segm", "box": "bbox"}
 
 
 def score(
@@ -32,40 +27,62 @@ def score(
     category_ids: Sequence[int],
     results: Sequence[Mapping[str, Any]],
     max_detections: int = 100,
+    *,
+    boundary: bool = False,
+    areas: tuple[float, float] | str = "auto",
+    frequencies: Sequence[str | None] = (),
 ) -> Scores:
     """Score detections against the records' annotations (those without any count as empty).
 
     results: dicts {"image_id", "category_id", "score", "segmentation": RLE, "bbox": [x, y, w, h] in
     pixels}, made by `Predictions.to_coco` or passed through `check_results`, which must come first
     for anything read from a file. A missing bbox is that of the mask. Without any "segmentation"
-    only boxes are scored. No results at all score 0.
+    only boxes are scored. No results at all score 0. boundary: Boundary AP too. areas: where medium and large
+    objects begin, in pixels, or "auto" or "thirds" (see `ap.area_limits`). frequencies: of each label (LVIS).
     """
-    limit = max(100, max_detections)
-    truth = _truth(records, category_ids)
-    scores = Scores(per_class={name: {} for name in classes})
+    truth, federated = _truth(records, category_ids), any(record.federated for record in records)
+    real = [entry for entry in truth if not entry["iscrowd"]]
+    limit = _limit(real, max_detections, MAX_DETECTIONS if federated else 100)
+    if isinstance(areas, str):
+        areas = (thirds if areas == "thirds" else area_limits)([entry["area"] for entry in real])
+    scores = Scores(per_class={name: {} for name in classes}, areas=areas)
     boxes_only = bool(results) and not any("segmentation" in result for result in results)
-    for kind in ("box",) if boxes_only else ("mask", "box"):
-        found = _detections(results, records, kind)
-        _read_tables(
-            _accumulate(truth, found, records, category_ids, kind, limit), kind, limit, classes, scores
-        )
-    objects = Counter(annotation["category_id"] for annotation in truth if not annotation["iscrowd"])
+    sizes = [(record.height or 0, record.width or 0) for record in _ordered(records)]
+    for kind in ("box",) if boxes_only else ("mask", "box", *(["boundary"] if boundary else [])):
+        judged, found = truth, _detections(results, records, kind)
+        if federated:
+            judged = federated_truth(truth, _ordered(records), category_ids)
+            found = federated_found(found, truth, _ordered(records), category_ids, limit)
+        tables = accumulate(judged, found, sizes, category_ids, kind, limit, areas)
+        scores.metrics |= {f"{kind}_{name}": value for name, value in tables.metrics(limit).items()}
+        for group, letter in GROUPS.items() if federated else ():
+            labels = [label for label, frequency in enumerate(frequencies) if frequency == letter]
+            scores.metrics[f"{kind}_ap_{group}"] = tables.ap(labels)
+        for label, name in enumerate(classes):
+            scores.per_class[name] |= {
+                f"{kind}_ap": tables.ap([label]),
+                f"{kind}_ap50": tables.ap([label], 0),
+            }
+    objects = Counter(annotation["category_id"] for annotation in real)
     for category_id, name in zip(category_ids, classes, strict=True):
         scores.per_class[name]["objects"] = float(objects[category_id])
     return scores
 
 
-def metric_names(limit: int = 100) -> list[str]:
-    """The metrics of one kind, without its prefix, in the order of the COCO table."""
-    return ["ap", "ap50", "ap75", *(f"ap_{a}" for a in _AREAS[1:]), "ar1", "ar10", f"ar{limit}"] + [
-        f"ar_{a}" for a in _AREAS[1:]
-    ]
+def _limit(real: Sequence[Mapping[str, Any]], max_detections: int, official: int) -> int:
+    """The detections of a class and image that are judged: all objects of the fullest image must fit."""
+    objects = Counter((entry["image_id"], entry["category_id"]) for entry in real)
+    return max(official, max_detections, *objects.values())
+
+
+def _ordered(records: Sequence[Record]) -> list[Record]:
+    """The records in the order in which pycocotools sorts their ids; it cannot mix int and str."""
+    return sorted(records, key=lambda record: (isinstance(record.image_id, str), record.image_id))
 
 
 def _numbers(records: Sequence[Record]) -> dict[int | str, int]:
-    """A number for each image id, in the order in which pycocotools sorts them; it cannot mix int and str."""
-    ids = sorted((record.image_id for record in records), key=lambda i: (isinstance(i, str), i))
-    return {image_id: number for number, image_id in enumerate(ids, 1)}
+    """A number for each image id, in the order of `_ordered`."""
+    return {record.image_id: number for number, record in enumerate(_ordered(records), 1)}
 
 
 def _truth(records: Sequence[Record], category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -80,6 +97,7 @@ def _truth(records: Sequence[Record], category_ids: Sequence[int]) -> list[dict[
                     "image_id": numbers[record.image_id],
                     "category_id": category_ids[annotation["label"]],
                     "iscrowd": int(annotation.get("iscrowd", 0)),
+                    "ignore": int(bool(annotation.get("ignore", 0))),
                     "segmentation": rle,
                     "area": _area(annotation, rle),
                     "bbox": annotation.get("bbox") or coco_mask.toBbox(rle).tolist(),
@@ -121,61 +139,3 @@ def _detections(
             entry |= {"bbox": box, "area": float(box[2] * box[3])}
         found.append(entry)
     return found
-
-
-def _accumulate(
-    truth: list[dict[str, Any]],
-    found: list[dict[str, Any]],
-    records: Sequence[Record],
-    category_ids: Sequence[int],
-    kind: str,
-    limit: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """COCOeval's precision [T, R, K, A, M] and recall [T, K, A, M]; -1 where there is no truth.
-
-    T IoU thresholds 0.5..0.95, R recall levels, K classes in the order of category_ids, A areas,
-    M detections an image (1, 10, limit).
-    """
-    images = [{"id": n, "height": 0, "width": 0} for n in range(1, len(records) + 1)]  # all masks are RLEs
-    categories = [{"id": category_id} for category_id in category_ids]
-    with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
-        for annotations in (truth, found):
-            side = COCO()
-            side.dataset = {
-                "images": images,
-                "categories": categories,
-                "annotations": [dict(a) for a in annotations],
-            }
-            side.createIndex()
-            sides.append(side)
-        evaluator = COCOeval(*sides, _KINDS[kind])
-        evaluator.params.maxDets = [1, 10, limit]
-        evaluator.evaluate()
-        evaluator.accumulate()
-    order = np.argsort(np.argsort(category_ids))  # COCOeval sorts the classes by id
-    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
-    return precision[:, :, order], recall[:, order]
-
-
-def _read_tables(
-    tables: tuple[NDArray[np.float64], NDArray[np.float64]],
-    kind: str,
-    limit: int,
-    classes: Sequence[str],
-    into: Scores,
-) -> None:
-    precision, recall = tables[0][..., -1], tables[1]
-    ap = [precision[:, :, :, 0], precision[0, :, :, 0], precision[5, :, :, 0]]
-    ap += [precision[:, :, :, area] for area in (1, 2, 3)]
-    ar = [recall[:, :, 0, m] for m in (0, 1, 2)] + [recall[:, :, area, 2] for area in (1, 2, 3)]
-    for name, table in zip(metric_names(limit), ap + ar, strict=True):
-        into.metrics[f"{kind}_{name}"] = _mean(table)
-    for label, name in enumerate(classes):
-        into.per_class[name][f"{kind}_ap"] = _mean(precision[:, :, label, 0])
-        into.per_class[name][f"{kind}_ap50"] = _mean(precision[0, :, label, 0])
-
-
-def _mean(table: NDArray[np.float64]) -> float:
-    there = table[table > -1]
-    return float(there.mean()) if there.size else float("nan")

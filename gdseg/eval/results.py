@@ -21,6 +21,26 @@ from gdseg.eval.coco import as_rle
 from gdseg.structures import Record
 
 
+def read_all_results(
+    paths: Sequence[Path], records: Sequence[Record], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The detections in several files, as of processes that shared the images.
+
+    Raises DataError as `read_results`, and where two files hold detections in the same image.
+    """
+    results: list[dict[str, Any]] = []
+    owner: dict[int | str, Path] = {}
+    for path in paths:
+        found = read_results(path, records, category_ids)
+        for image_id in {result["image_id"] for result in found}:
+            if image_id in owner:
+                what = f"image {shorten(image_id)} has results in {owner[image_id]} too"
+                raise DataError(what, path, "give each image's results once")
+            owner[image_id] = path
+        results += found
+    return results
+
+
 def read_results(path: Path, records: Sequence[Record], category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """The detections in a json file, checked against the data set they are for.
 

@@ -11,6 +11,7 @@ from gdseg.data.dataset import Dataset
 from gdseg.data.label_maps import with_masks
 from gdseg.data.loader import eval_batches
 from gdseg.device import amp_dtype
+from gdseg.eval import cityscapes
 from gdseg.eval.coco import score
 from gdseg.eval.maps import found_map, score_maps
 from gdseg.eval.scores import Scores
@@ -22,6 +23,7 @@ from gdseg.structures import Batch, Outputs, Predictions, Record
 _BATCH_PIXELS, _BATCH_LIMIT = 1024 * 1024, 16
 
 Progress = Callable[[int, int], None]  # images done, images in all
+Areas = tuple[float, float] | str  # see `eval.coco.score`
 
 
 def evaluate(
@@ -31,23 +33,47 @@ def evaluate(
     device: torch.device,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    *,
+    boundary: bool = False,
+    areas: Areas = "auto",
 ) -> Scores:
     """Scores of `model` on `dataset.val` for the recipe's task: AP, panoptic quality, or mIoU and the like.
 
-    The model's training mode and all random states are left as they were. Raises DataError for an
-    unreadable image or label map.
+    boundary: boundary metrics too. The model's training mode and all random states are left as they were.
+    Raises DataError for an unreadable image or label map.
     """
     if recipe.task == "instance":
         results = find(model, dataset, recipe, device, batch_size, progress)
-        return score_instances(dataset, results, recipe.postprocess.max_detections)
+        limit = recipe.postprocess.max_detections
+        return score_instances(dataset, results, limit, boundary=boundary, areas=areas)
     predictions = _infer(model, dataset, recipe, device, batch_size, progress)
-    return score_maps((found_map(prediction) for prediction in predictions), dataset, recipe.task)
+    maps = (found_map(prediction) for prediction in predictions)
+    return score_maps(maps, dataset, recipe.task, boundary=boundary)
 
 
-def score_instances(dataset: Dataset, results: Sequence[Mapping[str, Any]], max_detections: int) -> Scores:
-    """AP of checked COCO results on `dataset.val` (see `eval.coco.score`)."""
-    records = [with_masks(record, "instance") for record in dataset.val]
-    return score(records, dataset.classes, dataset.category_ids, results, max_detections)
+def score_instances(
+    dataset: Dataset,
+    results: Sequence[Mapping[str, Any]],
+    max_detections: int,
+    *,
+    boundary: bool = False,
+    areas: Areas = "auto",
+) -> Scores:
+    """AP of checked COCO results on `dataset.val` (see `eval.coco.score`), on Cityscapes its own AP too."""
+    scores = score(
+        [with_masks(record, "instance") for record in dataset.val],
+        dataset.classes,
+        dataset.category_ids,
+        results,
+        max_detections,
+        boundary=boundary,
+        areas=areas,
+        frequencies=[info.frequency for info in dataset.table],
+    )
+    maps = cityscapes.instance_maps(dataset.val)
+    if maps and all("segmentation" in result for result in results):
+        scores.add(cityscapes.score_instances(maps, dataset.classes, dataset.category_ids, results))
+    return scores
 
 
 def find(

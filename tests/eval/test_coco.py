@@ -15,10 +15,13 @@ from pycocotools.cocoeval import COCOeval
 
 from gdseg.data.coco import read_coco
 from gdseg.data.rle import to_rle
-from gdseg.eval.coco import metric_names, score
+from gdseg.eval.ap import COCO_LIMITS, area_limits, thirds
+from gdseg.eval.coco import score
 from gdseg.structures import Record
 
 SIZE = 64
+TABLE = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
+TABLE += ["ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"]  # as COCOeval prints them
 
 
 def square(x: int, y: int, side: int) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def test_published_figures(shared_dir: Path, name: str, kind: str, coco_kind: st
     content = read_coco(truth, folder)
     scores = score(content.records, content.classes, content.category_ids, results)
     assert scores.metrics[f"{kind}_ap"] == pytest.approx(ap, abs=5e-6)
-    ours = [scores.metrics[f"{kind}_{metric}"] for metric in metric_names()]
+    ours = [scores.metrics[f"{kind}_{metric}"] for metric in TABLE]
     assert ours == pytest.approx(official(truth, results, coco_kind), abs=1e-12)
 
 
@@ -101,7 +104,7 @@ def test_agrees_with_pycocotools(tmp_path: Path, kind: str) -> None:
     truth, results = random_case(tmp_path, [5, 139, 2, 44, 0, 17])
     content = read_coco(truth, tmp_path)
     metrics = score(content.records, content.classes, content.category_ids, results).metrics
-    ours = [metrics[f"{kind}_{name}"] for name in metric_names()]
+    ours = [metrics[f"{kind}_{name}"] for name in TABLE]
     if kind == "box":
         with contextlib.redirect_stdout(io.StringIO()):
             boxes = COCO(str(truth)).loadRes(copy.deepcopy(results)).dataset["annotations"]
@@ -134,7 +137,7 @@ def test_a_perfect_and_a_half_answer() -> None:
         result("a", 9, square(30, 30, 10)),
         result("b", 4, square(5, 5, 30)),
     ]
-    scores = score(records, ["x", "y"], [4, 9], everything)
+    scores = score(records, ["x", "y"], [4, 9], everything, areas=COCO_LIMITS)
     assert (
         scores.metrics["mask_ap"]
         == scores.metrics["box_ap"]
@@ -176,15 +179,35 @@ def test_a_detection_on_a_crowd_is_neither_right_nor_wrong() -> None:
     assert scores.per_class["x"]["objects"] == 1
 
 
-def test_more_than_a_hundred_detections_count_when_the_recipe_keeps_them() -> None:
+def test_the_number_of_detections_follows_the_recipe_and_the_data() -> None:
     small = [square(4 * (i % 15), 4 * (i // 15), 3) for i in range(120)]
-    truth = [record(1, *((0, rle) for rle in small))]
     results = [result(1, 1, rle, 1 - i / 1000) for i, rle in enumerate(small)]
-    assert score(truth, ["x"], [1], results).metrics["mask_ap"] == pytest.approx(84 / 101)  # 100 of 120 found
-    metrics = score(truth, ["x"], [1], results, max_detections=200).metrics
-    assert metrics["mask_ap"] == metrics["mask_ar200"] == pytest.approx(1)
+    few = [record(1, *((0, rle) for rle in small[90:]))]  # 30 objects, found by detections 91 to 120
+    metrics = score(few, ["x"], [1], results).metrics
+    assert metrics["mask_ar100"] == pytest.approx(10 / 30)  # COCO judges the first hundred of a class
+    assert score(few, ["x"], [1], results, max_detections=5).metrics == pytest.approx(metrics, nan_ok=True)
+    assert score(few, ["x"], [1], results, max_detections=200).metrics["mask_ar200"] == 1
+    metrics = score([record(1, *((0, rle) for rle in small))], ["x"], [1], results).metrics
+    assert metrics["mask_ap"] == metrics["mask_ar120"] == pytest.approx(1)  # as many as there are objects
     assert "mask_ar100" not in metrics
-    assert score(truth, ["x"], [1], results, max_detections=5).metrics.keys() >= {"mask_ar100"}
+
+
+def test_limits_of_areas_follow_the_data() -> None:
+    sides = (4, 5, 6, 10, 11, 12, 20, 21, 22)
+    cells = [record(i, (0, square(0, 0, side))) for i, side in enumerate(sides)]  # all small by COCO's limits
+    results = [result(i, 1, square(0, 0, side)) for i, side in enumerate(sides[:6])]
+    scores = score(cells, ["x"], [1], results)
+    assert 36 < scores.areas[0] < 100
+    assert 144 < scores.areas[1] < 400
+    assert scores.metrics["mask_ap_small"] == scores.metrics["mask_ap_medium"] == pytest.approx(1)
+    assert scores.metrics["mask_ap_large"] == 0
+    scores = score(cells, ["x"], [1], results, areas=COCO_LIMITS)
+    assert np.isnan(scores.metrics["mask_ap_large"])
+    assert score([record(1)], ["x"], [1], []).areas == COCO_LIMITS
+    given = score(cells, ["x"], [1], results, areas=(26.0, 1000.0)).metrics
+    assert (given["mask_ar_small"], given["mask_ar_medium"]) == pytest.approx((1, 4 / 7))
+    assert area_limits([100.0, 2000.0, 10000.0]) == COCO_LIMITS
+    assert thirds([100.0, 2000.0, 10000.0]) != COCO_LIMITS
 
 
 def test_results_stay_as_they_were() -> None:

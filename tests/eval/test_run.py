@@ -55,7 +55,13 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
         annotation = {"label": 1, "segmentation": to_rle(pixels > 0), "iscrowd": 0}
         records.append(Record(f"id{i}", tmp_path / f"{i}.png", *pixels.shape, (annotation,)))
-    return SimpleNamespace(val=records, classes=["a", "b"], category_ids=[3, 70], things=[True, True])
+    facts: dict[str, Any] = {
+        "classes": ["a", "b"],
+        "category_ids": [3, 70],
+        "things": [True, True],
+        "table": [],
+    }
+    return SimpleNamespace(val=records, **facts)
 
 
 @pytest.fixture
