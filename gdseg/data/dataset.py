@@ -135,7 +135,10 @@ def _find(root: Path, part: str, data: Data, task: str) -> Source:
             return source
     looked = "; ".join(each.looked_for.format(part=part) for each in formats)
     labels = "annotations" if task == "instance" else f"{task} labels"
-    others = ", ".join(f"{other} ({name})" for other, name in _tasks_there(root, part, data))
+    try:
+        others = ", ".join(f"{other} ({name})" for other, name in _tasks_there(root, part, data))
+    except DataError:  # of a format that was not asked for
+        others = ""
     raise DataError(
         f"no {part} {labels} found{', only ' + others if others else ''} (looked for {looked})",
         root,
