@@ -131,11 +131,11 @@ def _detections(
     for number, result in enumerate(results, 1):
         entry = {k: result[k] for k in ("category_id", "score")}
         entry |= {"id": number, "image_id": numbers[result["image_id"]], "iscrowd": 0}
-        if kind == "mask":
-            rle = result["segmentation"]
-            entry |= {"segmentation": rle, "area": float(coco_mask.area(rle))}
-        else:
+        if kind == "box":
             box = result.get("bbox") or coco_mask.toBbox(result["segmentation"]).tolist()
             entry |= {"bbox": box, "area": float(box[2] * box[3])}
+        else:
+            rle = result["segmentation"]
+            entry |= {"segmentation": rle, "area": float(coco_mask.area(rle))}
         found.append(entry)
     return found

@@ -1,6 +1,7 @@
 """gdseg eval: networks of a run, files, results; what does not fit is said."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from gdseg.data.scenes import make_scenes
+from gdseg.data.shapes import ShapesOptions
 from gdseg.errors import CheckpointError, DataError, UsageError
 
 Gdseg = Callable[..., Result]
@@ -17,6 +20,23 @@ def truth_as_results(data: Path) -> list[dict[str, Any]]:
     content = json.loads((data / "annotations" / "instances_val.json").read_text())
     keys = ("image_id", "category_id", "segmentation")
     return [{**{k: a[k] for k in keys}, "score": 0.5} for a in content["annotations"]]
+
+
+def two_parts(annotations: Path, task: str) -> list[Path]:
+    """The validation labels, half of the images each, as predictions: two json files or two folders."""
+    parts = [annotations / name for name in ("a", "b")]
+    maps = sorted((annotations / {"panoptic": "panoptic_val", "semantic": "val"}[task]).glob("*.png"))
+    for number, part in enumerate(parts):
+        part.mkdir()
+        for path in maps[number::2]:
+            shutil.copy(path, part)
+    if task == "semantic":
+        return parts
+    truth = json.loads((annotations / "panoptic_val.json").read_text())
+    for part in parts:
+        mine = [a for a in truth["annotations"] if (part / a["file_name"]).is_file()]
+        part.with_suffix(".json").write_text(json.dumps({"annotations": mine}))
+    return [part.with_suffix(".json") for part in parts]
 
 
 def test_the_last_run_both_roles(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
@@ -54,6 +74,42 @@ def test_the_truth_scores_a_hundred(gdseg: Gdseg, small_data: Path, tmp_path: Pa
     assert metrics["mask_ap_large"] == pytest.approx(1)  # of thirds of the objects
 
 
+def test_files_of_several_processes_and_boundary_ap(gdseg: Gdseg, small_data: Path, tmp_path: Path) -> None:
+    results = truth_as_results(small_data)
+    for number in range(3):
+        (tmp_path / f"{number}.json").write_text(json.dumps(results[number : number + 1]))
+    files = [word for number in range(3) for word in ("--predictions", f"{number}.json")]
+    result = gdseg("eval", *files, "--data", small_data, "--boundary", "--areas", "coco", "--per-class")
+    assert result.exit_code == 0, result.exception
+    assert "results boundary" in result.stdout
+    assert "areas below 1024, 9216" in result.stdout
+    document = json.loads((tmp_path / "0.eval.json").read_text())["results"]
+    assert document["source"] == ["0.json", "1.json", "2.json"]
+    assert document["areas"] == [1024, 9216]
+    assert document["metrics"]["mask_ap"] == document["metrics"]["boundary_ap"] == pytest.approx(1)
+    assert document["metrics"]["mask_ap_large"] is None
+    error = gdseg("eval", *files, "--pred", "1.json", "--data", small_data).exception
+    assert isinstance(error, DataError)
+    assert "has results in 1.json too" in str(error)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_maps_of_several_processes(gdseg: Gdseg, tmp_path: Path, task: str) -> None:
+    """The labels of built-in scenes as predictions, in two parts: all scores are 1."""
+    make_scenes(tmp_path / "D", ShapesOptions(1, 4, 48), task)
+    parts = two_parts(tmp_path / "D" / "annotations", task)
+    files = [word for part in parts for word in ("--pred", part)]
+    result = gdseg("eval", *files, "--boundary", "--out", "e.json", "--per-class", "--data", "D")
+    assert result.exit_code == 0, result.exception
+    metrics = json.loads((tmp_path / "e.json").read_text())["results"]["metrics"]
+    assert {"panoptic": "boundary_pq", "semantic": "boundary_miou"}[task] in metrics
+    assert metrics == pytest.approx(dict.fromkeys(metrics, 1.0))
+    assert "boundary" in result.stdout
+    error = gdseg("eval", *files, "--pred", parts[0], "--data", "D").exception
+    assert isinstance(error, DataError)
+    assert "two maps" in str(error)
+
+
 def test_a_truth_without_images_is_enough(gdseg: Gdseg, small_data: Path, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(truth_as_results(small_data)))
     truth = small_data / "annotations" / "instances_val.json"
@@ -74,6 +130,9 @@ def test_a_truth_without_images_is_enough(gdseg: Gdseg, small_data: Path, tmp_pa
         (["a", "b"], UsageError, "one checkpoint"),
         (["--pred", "r.json", "--role", "student"], UsageError, "--pred"),
         (["--pred", "gone.json", "--data", "small"], DataError, "cannot read"),
+        (["--pred", "bad.json", "--pred", "small", "--data", "small"], UsageError, "different tasks"),
+        (["--areas", "9216,1024"], UsageError, "--areas"),
+        (["--areas", "small"], UsageError, "--areas"),
         (["--pred", "bad.json", "--data", "small"], DataError, "unknown image id"),
         (["--data", "nowhere"], DataError, "no such data set"),
         (["postprocess.boxxes=head"], UsageError, "boxxes"),

@@ -10,7 +10,7 @@ import pytest
 from gdseg.data.rle import to_rle
 from gdseg.errors import DataError
 from gdseg.eval.coco import score
-from gdseg.eval.results import check_results, read_results
+from gdseg.eval.results import check_results, read_all_results, read_results
 from gdseg.structures import Record
 
 MASK = np.zeros((20, 30), dtype=np.uint8)
@@ -110,3 +110,13 @@ def test_files_that_hold_no_results(tmp_path: Path, text: str) -> None:
         read_results(tmp_path / "r.json", RECORDS, [5, 6])
     with pytest.raises(DataError, match="cannot read"):
         read_results(tmp_path / "gone.json", RECORDS, [5, 6])
+
+
+def test_several_files_are_one_and_no_image_is_in_two(tmp_path: Path) -> None:
+    paths = [tmp_path / "0.json", tmp_path / "1.json", tmp_path / "2.json"]
+    for path, entries in zip(paths, ([GOOD, GOOD], [{**GOOD, "image_id": "b"}], []), strict=True):
+        path.write_text(json.dumps(entries))
+    results = read_all_results(paths, RECORDS, [5, 6])
+    assert [result["image_id"] for result in results] == [1, 1, "b"]
+    with pytest.raises(DataError, match=r"image 1 has results in .*0.json too"):
+        read_all_results([*paths, paths[0]], RECORDS, [5, 6])
