@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gdseg.data.images import find_file
 from gdseg.data.part import Fault, Part
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, check_polygons, check_rle, shorten
 from gdseg.errors import DataError
@@ -124,7 +125,7 @@ def _image_fault(item: Any, folder: Path) -> Fault | None:
         return Fault(
             "bad image", f"height and width are {shorten((height, width))}, expected pixels", image_id
         )
-    if not (folder / name).is_file():
+    if find_file(folder, name) is None:
         return Fault("missing image file", shorten(str(folder / name), 200), image_id)
     return None
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from gdseg.data.coco import read_coco, read_json
+from gdseg.data.images import find_file
 from gdseg.data.part import WORDS, Format, Source
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -71,9 +72,9 @@ def find_images(root: Path, part: str, json_path: Path, data: Data) -> Path:
     stem = json_path.stem.removeprefix("instances_").removeprefix("panoptic_")
     folders = [stem, part, *WORDS[part], "images", "."]
     candidates = [json_path.parent, *(root / top / folder for folder in folders for top in ("", "images"))]
-    for name in [n for n in names if n and "\0" not in n][:10]:
+    for name in [n for n in names if n][:10]:
         for folder in candidates:
-            if (folder / name).is_file():
+            if find_file(folder, name):
                 return folder
     looked = ", ".join(sorted({str(folder) for folder in candidates if folder.is_dir()}))
     what = f"the images of {json_path.name} were not found (looked in {looked})"

@@ -15,7 +15,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from gdseg.data.dataset import Dataset
-from gdseg.data.images import image_size
+from gdseg.data.images import find_file, image_size
 from gdseg.data.label_maps import with_masks
 from gdseg.data.part import Fault
 from gdseg.errors import DataError
@@ -120,7 +120,7 @@ def _area(annotation: dict[str, Any], record: Record) -> float:
 
 
 def _file_faults(record: Record) -> list[Fault]:
-    if not record.path.is_file():  # noted when the json was read
+    if find_file(record.path.parent, record.path.name) is None:  # noted when the json was read
         return []
     try:
         found = image_size(record.path)

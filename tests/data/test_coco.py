@@ -98,6 +98,7 @@ def change(content: Content, where: str, value: Any) -> None:
         ("annotations.iscrowd", "no", "bad annotation: image 7, annotation 1: iscrowd is 'no'"),
         ("annotations.id", [1], "bad annotation"),
         ("images.file_name", "none.png", "missing image file: image 7:"),
+        ("images.file_name", "x" * 5000 + ".png", "missing image file: image 7:"),
         ("images.file_name", 5, "bad image: image 7: file_name is 5"),
         ("images.file_name", "a\0.png", "bad image"),
         ("images.height", "32", "bad image: image 7: height and width are"),

@@ -117,6 +117,12 @@ def test_labelled_and_unlabelled_images(make_coco: Any, content: Content, tmp_pa
         unlabelled_records([root / "annotations"])
 
 
+def test_a_file_name_too_long_is_a_fault(make_coco: Any, content: Content) -> None:
+    content["images"][0]["file_name"] = "x" * 5000 + ".png"
+    report = inspect_dataset(open_dataset(Data(root=str(make_coco(content))), strict=False))
+    assert [fault.kind for fault in report.serious] == ["missing image file"] * 2
+
+
 def test_inspection_counts_and_lists_every_fault(make_coco: Any, content: Content) -> None:
     good = content["annotations"][0]
     content["annotations"] += [
