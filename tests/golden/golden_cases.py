@@ -47,10 +47,10 @@ class Case:
 
 def _kind(manifest: dict) -> str:
     """What a manifest records: a network, a criterion, a distillation run, .. or "unknown"."""
-    if "cfg_model" in manifest:
-        return "network"
     if "sequence" in manifest:
         return "distill"
+    if "cfg_model" in manifest:
+        return "network"
     if "criterion" in manifest:
         return "criterion"
     if any(key.startswith("msda|") for key in manifest):

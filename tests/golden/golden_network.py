@@ -26,26 +26,42 @@ class Network:
         self.seed, self.official = self.manifest["seed"], case.official
         self.classes = self.results["num_classes"]
         self.draws = RecordedDraws(self.official, self.seed)
+        self.noise = self.manifest.get("noise_f32_vs_f64") or {}
+
+    @property
+    def options(self) -> dict:
+        """The resolved MODEL node; of a section that it leaves out, what the command line set."""
+        model, given = dict(self.manifest["cfg_model"]), self.manifest.get("opts") or []
+        for key, value in zip(given[::2], given[1::2], strict=True):
+            place, _, option = key.removeprefix("MODEL.").partition(".")
+            if key.startswith("MODEL.") and option and place not in self.manifest["cfg_model"]:
+                model[place] = {**model.get(place, {}), option: value}
+        return model
 
     @cached_property
-    def converted(self):
-        """(recipe, state dict, report) of the official weights, which are recreated and checked first."""
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The official weights, recreated and checked; what the recipe of weights leaves alone is zero."""
         items = [(e["key"], e["shape"], e["alias_of"]) for e in self.manifest["state_dict"]]
         arrays = self.official.fill_state_dict(items, self.seed, self.manifest["family"], self.manifest["mf"])
         digest = hashlib.sha256(b"".join(arrays[key].tobytes() for key in sorted(arrays))).hexdigest()
         assert digest == self.manifest["filled_sha256"]
-        tensors = {
+        return {
             entry["key"]: torch.from_numpy(arrays[entry["key"]])
             if entry["key"] in arrays
             else torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"]))
             for entry in self.manifest["state_dict"]
         }
-        return convert_state_dict(tensors, self.manifest["cfg_model"])
+
+    @cached_property
+    def converted(self):
+        """(recipe, state dict, report) of the official weights."""
+        return convert_state_dict(self.tensors, self.options)
 
     @property
     def recipe(self) -> Recipe:
         recipe = self.converted[0]
-        recipe.postprocess.max_detections = self.manifest["cfg_test_detections_per_image"]
+        most = self.manifest.get("cfg_test_detections_per_image", recipe.postprocess.max_detections)
+        recipe.postprocess.max_detections = most
         return recipe
 
     @property
@@ -87,21 +103,30 @@ class Network:
         """Names of recorded tensors."""
         return {k for k in self.manifest["tensors"] if k.startswith(prefix) and among in k}
 
-    def error(self, name: str, ours: torch.Tensor, least: float = 1e-5) -> float:
-        """Relative L2 error of our tensor over the allowed one: ten times the noise, at least `least`."""
+    def difference(self, name: str, ours: torch.Tensor) -> float:
+        """Relative L2 difference of our tensor and the recorded one (of its samples, where it is large)."""
+        golden, value = self.pair(name, ours)
+        return float((value - golden).norm() / golden.norm().clamp(min=1e-6))
+
+    def pair(self, name: str, ours: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(recorded, ours), float32, the recorded elements alone."""
         facts = self.manifest["tensors"][name]
         golden = torch.from_numpy(self.case.arrays[name.replace("/", "|")].astype(np.float32))
         value = ours.detach().float()
         assert list(value.shape) == facts["shape"], name
         if facts.get("sampled"):
             value = value.flatten()[self.official.sample_idx(value.numel())]
-        noise = self.manifest["noise_f32_vs_f64"].get("per_tensor_[max_abs, rel_l2]", {})
+        return golden, value
+
+    def error(self, name: str, ours: torch.Tensor, least: float = 1e-5) -> float:
+        """Difference over the allowed one: ten times the noise, at least `least`."""
+        noise = self.noise.get("per_tensor_[max_abs, rel_l2]", {})
         allowed = max(10 * noise[name][1] if name in noise else 0, least)
-        return float((value - golden).norm() / golden.norm().clamp(min=1e-12)) / allowed
+        return self.difference(name, ours) / allowed
 
     def allowed(self, noise: str, least: float) -> float:
         """Ten times the official code's own error of this name, at least `least`."""
-        return max(10 * (self.manifest["noise_f32_vs_f64"].get(noise) or 0), least)
+        return max(10 * (self.noise.get(noise) or 0), least)
 
 
 def named(outputs: Outputs, prefix: str):

@@ -1,4 +1,4 @@
-"""What official code assumes where a yaml says nothing. Read by `yaml_files.py`.
+"""What official code assumes where a yaml says nothing. Read by `yaml_files.py` and `options.py`.
 
 Facts of detectron2 (Apache-2.0), Mask2Former (MIT) and Mask DINO (Apache-2.0); only options that `options.py`
 reads.

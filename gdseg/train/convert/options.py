@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from gdseg.errors import CheckpointError
+from gdseg.train.convert.defaults import MODEL
 from gdseg.train.convert.records import as_config
 from gdseg.train.convert.shapes import HEADS, SWINS, VITS, _known
 
@@ -94,7 +95,7 @@ def _backbone(model: Options) -> Options:
     if name == "build_resnet_backbone":
         return found | _resnet(model["RESNETS"])
     if name == "D2SwinTransformer":
-        swin = model["SWIN"]
+        swin = {**MODEL["SWIN"], **model.get("SWIN", {})}  # a tiny one where nothing is said, as officially
         if swin["APE"] or not swin["PATCH_NORM"] or swin["QK_SCALE"] or not swin["QKV_BIAS"]:
             raise CheckpointError(
                 "a Swin with APE, QK_SCALE, or without PATCH_NORM or QKV_BIAS was never published"
