@@ -54,7 +54,7 @@ class Augment:
     scale: list[float] = key([0.1, 2.0], "lsj: range of the scale factor", length=2, above=0.0)
     shortest: list[int] = key([480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800], "shortest_edge: lengths to choose from, pixels", low=1)
     longest: int = key(1333, "shortest_edge: the longest edge is at most this, pixels", low=1)
-    crop: list[int] = key([0, 0], "shortest_edge: height, width of a random crop; 0: none", length=2, low=0)
+    crop: list[int] = key([0, 0], "shortest_edge: height, width of a random crop, to which smaller images are padded; 0: none", length=2, low=0)
     flip: float = key(0.5, "probability of a horizontal flip", low=0.0, high=1.0)
     pad_value: int = key(128, "value of the canvas outside the image", low=0)
     weak_colour: bool = key(False, "SSD colour jitter on the weak view too (official Cityscapes and ADE20K)")

@@ -142,6 +142,8 @@ def show(report: Report, target: Path) -> None:
         err.print(f"recipe keys: {' '.join([*report.use, f'backbone.weights={target}'])}")
     for difference in report.differences:
         err.print(f"the file differs: {difference}")
+    for option in report.unlike:
+        err.print(f"not taken over: {option}")
     for reason in sorted(set(report.ignored.values())):
         names = [name for name, why in report.ignored.items() if why == reason]
         err.print(f"ignored: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({reason})")

@@ -74,9 +74,11 @@ def draw_geometry(source: Size, augment: Augment, rng: np.random.Generator) -> G
         return Geometry(source, canvas, (0, 0), canvas, canvas, flip)
     shortest = augment.shortest[int(choice * len(augment.shortest))]
     resized = shortest_edge(source, shortest, augment.longest)
-    crop = min(resized[0], augment.crop[0] or resized[0]), min(resized[1], augment.crop[1] or resized[1])
+    # what is smaller than the crop is padded to it, as official ADE20K and Mapillary training does
+    canvas = augment.crop[0] or resized[0], augment.crop[1] or resized[1]
+    crop = min(resized[0], canvas[0]), min(resized[1], canvas[1])
     offset = int((resized[0] - crop[0] + 1) * u), int((resized[1] - crop[1] + 1) * v)
-    return Geometry(source, resized, offset, crop, crop, flip)
+    return Geometry(source, resized, offset, crop, canvas, flip)
 
 
 def test_geometry(source: Size, augment: Augment) -> Geometry:

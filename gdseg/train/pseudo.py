@@ -97,7 +97,7 @@ def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill)
     if rule.ignore_threshold:
         ignore = ~inside.any(0)
         unsure = torch.zeros_like(ignore)
-        for part in masks[choice.uncertain].split(16):  # in bounded memory: they can be hundreds
+        for part in torch.split(masks[choice.uncertain], 16):  # in bounded memory: they can be hundreds
             unsure |= _cut(part, rule).any(0)
         ignore &= unsure
     return Targets(

@@ -29,6 +29,19 @@ def test_the_rounding_is_half_to_even() -> None:
     assert lsj((10, 10), (5, 5), 2.0, 0.5, False).offset == (2, 2)  # 2.5 -> 2
 
 
+def test_what_is_smaller_than_the_crop_is_padded_to_it() -> None:
+    """As official ADE20K training pads to 512 x 512; along an edge without a crop the image keeps its length."""
+    rng, image = np.random.default_rng(0), torch.ones(3, 30, 45)
+    both = Augment(mode="shortest_edge", shortest=[40], longest=200, crop=[48, 56], flip=0.0)
+    geometry = draw_geometry((30, 45), both, rng)
+    assert (geometry.resized, geometry.crop, geometry.canvas) == ((40, 60), (40, 56), (48, 56))
+    warped = warp_image(image, geometry, 128)
+    assert (warped[:, :40] == 1).all()
+    assert (warped[:, 40:] == 128).all()
+    one = Augment(mode="shortest_edge", shortest=[40], longest=200, crop=[0, 80], flip=0.0)
+    assert draw_geometry((30, 45), one, rng).canvas == (40, 80)
+
+
 def drawn(h: int, w: int) -> tuple[torch.Tensor, np.ndarray]:
     """An image whose white pixels are the mask: a lopsided L, so that no flip goes unnoticed."""
     mask = np.zeros((h, w), bool)
@@ -41,6 +54,7 @@ AUGMENTS = {
     "lsj": Augment(mode="lsj", canvas=[96, 80], scale=[0.3, 2.0], pad_value=0),
     "shortest_edge": Augment(mode="shortest_edge", shortest=[40, 64, 100], longest=140),
     "crop": Augment(mode="shortest_edge", shortest=[64, 100], longest=200, crop=[48, 56]),
+    "crop_padded": Augment(mode="shortest_edge", shortest=[40, 100], longest=200, crop=[48, 80], pad_value=0),
     "fixed": Augment(mode="fixed", canvas=[50, 70]),
 }
 

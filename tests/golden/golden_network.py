@@ -99,6 +99,28 @@ class Network:
             targets.append(Targets(torch.from_numpy(labels), canvas, cxcywh, torch.ones(n)))
         return targets
 
+    @torch.no_grad()
+    def evaluated(self) -> tuple[Outputs, dict[str, torch.Tensor]]:
+        """Our outputs in evaluation mode, and by their recorded names all tensors on the way."""
+        model, (images, sizes), seen = self.model.eval(), self.images(train=False), {}
+        for name in ("backbone", "pixel_decoder"):
+            part = getattr(model, name)
+            part.register_forward_hook(
+                lambda _module, _inputs, output, name=name: seen.update({name: output})
+            )
+        outputs = model(images, sizes)
+        pyramid = seen["pixel_decoder"]
+        tensors = {f"eval/backbone/{key}": value for key, value in seen["backbone"].items()}
+        tensors["eval/mask_features"] = pyramid.mask_features
+        tensors |= {f"eval/multi_scale/{i}": level for i, level in enumerate(pyramid.levels)}
+        return outputs, {**tensors, **dict(named(outputs, "eval"))}
+
+    def trained(self) -> tuple[SegmentationModel, Outputs]:
+        """Our model after one forward pass in training mode, and its outputs."""
+        model = self.model.train()
+        images, sizes = self.images(train=True)
+        return model, model(images, sizes, self.targets(), self.draws)
+
     def recorded(self, prefix: str, among: str = "") -> set[str]:
         """Names of recorded tensors."""
         return {k for k in self.manifest["tensors"] if k.startswith(prefix) and among in k}

@@ -31,34 +31,23 @@ def test_every_folder_is_of_a_known_kind():
 
 @lru_cache(maxsize=1)  # one network at a time: full-size ones are large
 def evaluated(case: Case):
-    """Our outputs in evaluation mode, with what the parts say on the way."""
+    """(network, outputs in evaluation mode, every tensor on the way by its recorded name)."""
     network = Network(case)
-    model, (images, sizes), seen = network.model.eval(), network.images(train=False), {}
-    for name in ("backbone", "pixel_decoder"):
-        part = getattr(model, name)
-        part.register_forward_hook(lambda _module, _inputs, output, name=name: seen.update({name: output}))
-    with torch.no_grad():
-        return network, model(images, sizes), seen["backbone"], seen["pixel_decoder"]
+    return network, *network.evaluated()
 
 
-@lru_cache(maxsize=1)  # one network at a time: full-size ones are large
+@lru_cache(maxsize=1)
 def trained(case: Case):
-    """Our network after one forward pass in training mode: (network, model, outputs)."""
+    """(network, model after one forward pass in training mode, outputs)."""
     network = Network(case)
-    model = network.model.train()
-    images, sizes = network.images(train=True)
-    return network, model, model(images, sizes, network.targets(), network.draws)
+    return network, *network.trained()
 
 
 @CASES
 def test_outputs(case):
     if not any(name.startswith("eval/") for name in case.manifest["tensors"]):
         pytest.skip("recorded in training only")
-    network, outputs, features, pyramid = evaluated(case)
-    pairs = {f"eval/backbone/{key}": value for key, value in features.items()}
-    pairs["eval/mask_features"] = pyramid.mask_features
-    pairs |= {f"eval/multi_scale/{i}": level for i, level in enumerate(pyramid.levels)}
-    pairs |= dict(named(outputs, "eval"))
+    network, _, pairs = evaluated(case)
     assert network.recorded("eval/") == set(pairs)
     errors = {name: network.error(name, value) for name, value in pairs.items()}
     assert max(errors.values()) < 1, errors
@@ -141,7 +130,7 @@ def test_denoising_queries(case):
 def test_predictions(case):
     if not any(name.startswith("post") for name in case.manifest["tensors"]):
         pytest.skip("recorded in training only")
-    network, outputs, *_ = evaluated(case)
+    network, outputs, _ = evaluated(case)
     images, sizes = network.images(train=False)
     count, classes = len(sizes), network.classes
     originals = [tuple(s[2:]) for s in network.results["eval_input_sizes"]]

@@ -13,8 +13,10 @@ from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.train.convert import convert_state_dict, to_official
 from gdseg.train.convert.classes import classes_of, named, numbered
+from gdseg.train.convert.defaults import MASKDINO, MODEL
 from gdseg.train.convert.huggingface import as_official
 from gdseg.train.convert.identify import published
+from gdseg.train.convert.options import recipe_keys
 from gdseg.train.convert.tensors import bare_model
 
 PREDICTOR = "sem_seg_head.predictor."
@@ -158,6 +160,23 @@ def test_every_published_configuration_is_a_recipe(name):
     assert (table is not None) == known
     assert table is None or len({c.id for c in table}) == len({c.name for c in table}) == keys["num_classes"]
     assert recipe.decoder.kind == ("maskdino" if name.startswith("mask_dino") else "mask2former")
+
+
+def test_cross_entropy_of_mask_dino_is_for_semantic_networks():
+    """Officially it counts where SEMANTIC_ON is, and a panoptic network with it has an output that nothing reads."""
+    own = {**MASKDINO, "SEMANTIC_CE_LOSS": True}
+    head = {**MODEL["SEM_SEG_HEAD"], "NAME": "MaskDINOHead", "PIXEL_DECODER_NAME": "MaskDINOEncoder"}
+
+    def class_loss(**test):
+        found = recipe_keys(
+            {**MODEL, "SEM_SEG_HEAD": head, "MaskDINO": {**own, "TEST": {**own["TEST"], **test}}}
+        )
+        return found["decoder.class_loss"]
+
+    assert class_loss() == "softmax"
+    assert class_loss(SEMANTIC_ON=False, INSTANCE_ON=True) == "focal"
+    with pytest.raises(CheckpointError, match="PANOPTIC_ON exclude"):
+        class_loss(PANOPTIC_ON=True)
 
 
 def test_class_names_of_known_data():

@@ -228,6 +228,15 @@ def test_official_yaml_with_its_base(tmp_path):
     assert recipe.train.lr == 1e-4
     assert recipe.loss.mask_weight == 20.0  # the code's default
     assert [d for d in report.differences if "ffn" not in d] == []
+    assert report.unlike == []
+    solver = {"OPTIMIZER": "SGD", "LR_SCHEDULER_NAME": "WarmupCosineLR", "WEIGHT_DECAY_BIAS": 0.0}
+    options["SOLVER"] |= {
+        **solver,
+        "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_TYPE": "value", "CLIP_VALUE": 1},
+    }
+    recipe, _, report = convert_state_dict(official, options)
+    assert recipe.train.schedule == "cosine"
+    assert [line.split(" ")[1] for line in report.unlike] == ["SGD", "0.0", "value"]
     with pytest.raises(CheckpointError, match="neither a published"):
         read_options(str(tmp_path / "absent.yaml"))
     (tmp_path / "broken.yaml").write_text("a: [")

@@ -60,6 +60,7 @@ def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Re
     keys = {**given, **told}
     keys.pop("files", None)
     report.blue_first = bool(keys.pop("blue_first", False))
+    report.unlike = list(keys.pop("unlike", []))
     report.num_classes = int(keys.pop("num_classes"))
     dataset = str(keys.pop("dataset", ""))
     report.dataset = dataset if report.num_classes == given.get("num_classes") else ""

@@ -22,12 +22,24 @@ _VIT_BACKBONES = {
 }
 _BOX_INIT = {"no": "none", "mask2box": "mask_to_box", "bitmask": "exact"}
 _DENOISING = {"no": "none", "standard": "box", "seg": "mask"}
+_SCHEDULES = {"WarmupMultiStepLR": "step", "WarmupPolyLR": "poly", "WarmupCosineLR": "cosine"}
+_ONLY = {  # what gdseg's training does, in options of SOLVER
+    "OPTIMIZER": ("ADAMW",),
+    "LR_SCHEDULER_NAME": tuple(_SCHEDULES),
+    "WARMUP_METHOD": ("linear",),
+    "POLY_LR_CONSTANT_ENDING": (0.0,),
+    "WEIGHT_DECAY_NORM": (0.0,),
+    "WEIGHT_DECAY_EMBED": (0.0,),
+    "WEIGHT_DECAY_BIAS": (None,),
+    "BIAS_LR_FACTOR": (1.0,),
+}
 
 
 def recipe_keys(options: Options) -> dict[str, Any]:
     """Recipe keys (dotted), `num_classes` and `dataset` that official options stand for.
 
-    And `blue_first`, where images are BGR. options: official ones in any spelling of `records.as_config`.
+    And `blue_first`, where images are BGR, and `unlike`, what of its training gdseg does otherwise. options:
+    official ones in any spelling of `records.as_config`.
     Raises CheckpointError for options of a part that gdseg does not have.
     """
     try:
@@ -189,8 +201,24 @@ def _decoder(model: Options, own: Options) -> Options:
         "decoder.box_noise": own["DN_NOISE_SCALE"],
         "decoder.label_flip": own["DN_NOISE_SCALE"] * 0.5,
         "decoder.proposal_size": "order",
-        "decoder.class_loss": "softmax" if own["SEMANTIC_CE_LOSS"] else "focal",
+        "decoder.class_loss": _class_loss(own),
     }
+
+
+def _class_loss(own: Options) -> str:
+    """SEMANTIC_CE_LOSS only counts for semantic networks.
+
+    Raises CheckpointError for panoptic ones, which official code gives an output too many.
+    """
+    test = own["TEST"]
+    if not (own["SEMANTIC_CE_LOSS"] and test["SEMANTIC_ON"]):
+        return "focal"
+    if test["PANOPTIC_ON"]:
+        raise CheckpointError(
+            "official options SEMANTIC_CE_LOSS and PANOPTIC_ON exclude each other: official code then has an "
+            "output for no-object that it trains and reads as one more class"
+        )
+    return "softmax"
 
 
 def _loss(model: Options, own: Options) -> Options:
@@ -263,7 +291,7 @@ def _train(solver: Options) -> Options:
     steps = solver["MAX_ITER"]
     if not steps > 0:
         raise CheckpointError(f"official option SOLVER.MAX_ITER is {steps}; it must be at least 1")
-    poly = solver["LR_SCHEDULER_NAME"] == "WarmupPolyLR"
+    schedule = _SCHEDULES.get(solver["LR_SCHEDULER_NAME"], "step")
     clip = solver["CLIP_GRADIENTS"]
     found = {
         "train.steps": steps,
@@ -272,7 +300,7 @@ def _train(solver: Options) -> Options:
         "train.backbone_lr_factor": solver["BACKBONE_MULTIPLIER"],
         "train.weight_decay": solver["WEIGHT_DECAY"],
         "train.clip_norm": clip["CLIP_VALUE"] if clip["ENABLED"] else 0.0,
-        "train.schedule": "poly" if poly else "step",
+        "train.schedule": schedule,
         "train.gamma": solver["GAMMA"],
         "train.power": solver["POLY_LR_POWER"],
         "train.warmup_steps": solver["WARMUP_ITERS"],
@@ -280,7 +308,26 @@ def _train(solver: Options) -> Options:
         "train.precision": "auto" if solver["AMP"]["ENABLED"] else "fp32",
         "distill.steps": steps,
     }
-    return found if poly else found | {"train.milestones": [step / steps for step in solver["STEPS"]]}
+    if unlike := _unlike(solver):
+        found["unlike"] = unlike
+    if schedule == "step":
+        found["train.milestones"] = [step / steps for step in solver["STEPS"]]
+    return found
+
+
+def _unlike(solver: Options) -> list[str]:
+    """One sentence for each option of SOLVER that no recipe key takes over."""
+    found = [
+        f"SOLVER.{name}: {solver[name]} (gdseg trains with {' or '.join(map(str, known))})"
+        for name, known in _ONLY.items()
+        if solver.get(name, known[0]) not in known
+    ]
+    clip = solver["CLIP_GRADIENTS"]
+    if clip["ENABLED"] and clip.get("CLIP_TYPE", "full_model") != "full_model":
+        found.append(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: {clip['CLIP_TYPE']} (gdseg clips the whole model's norm)"
+        )
+    return found
 
 
 def _distill(ssl: Options) -> Options:

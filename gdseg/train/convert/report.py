@@ -14,7 +14,8 @@ class Report:
     mapped: source name -> ours; renamed: those of them whose name changed; merged: copy of a shared tensor ->
     ours; ignored: source name -> why it is not needed; missing: our name -> what stands for a tensor that the
     source lacks; assumed: what the file does not say and was taken from the options or the published
-    configuration; differences: where file and options disagree (the file is right); adapted: source name ->
+    configuration; differences: where file and options disagree (the file is right); unlike: official training
+    options that no recipe key takes over; adapted: source name ->
     how its values were changed to suit a recipe's RGB images; table: the classes; classes_from: who
     says so; use: recipe keys that a backbone needs.
     """
@@ -36,6 +37,7 @@ class Report:
     missing: dict[str, str] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
+    unlike: list[str] = field(default_factory=list)
     adapted: dict[str, str] = field(default_factory=dict)
     use: list[str] = field(default_factory=list)
 
