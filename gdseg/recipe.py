@@ -215,6 +215,7 @@ class Distill:
     ema_decay: float = key(0.9996, "decay of the teacher after burn-in", low=0.0, high=1.0)
     student_init: str = key("backbone", "the student starts from the backbone's weights or from the teacher", choices=["backbone", "teacher"])
     unlabelled_batch_size: int = key(16, "unlabelled images a step", low=1)
+    repeat_threshold: float | None = key(None, "labelled images of distill: as data.repeat_threshold; null: the same", low=0.0)
     unlabelled_weight: float = key(2.0, "weight of the unlabelled loss", low=0.0)
     class_threshold: float = key(0.7, "pseudo-label: class score above this", low=0.0, high=1.0)
     mask_threshold: float = key(0.0, "pseudo-label: mean mask probability inside the mask at least this; 0: even an empty mask is kept, as officially", low=0.0, high=1.0)

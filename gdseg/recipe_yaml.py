@@ -20,6 +20,7 @@ import yaml
 from gdseg.errors import RecipeError
 from gdseg.recipe import Recipe
 from gdseg.recipe_rules import broken_rules
+from gdseg.recipe_table import official_recipes, recipe_folder, table_file
 
 DEFAULT_RECIPE = "shapes_maskdino"
 _MAX_BYTES = 1 << 20
@@ -31,28 +32,31 @@ class _UnfitError(Exception):
     """A value that does not fit its key; the message says what fits."""
 
 
-def recipe_folder() -> Path:
-    """The folder of the shipped recipes: inside the wheel, or at the top of a checkout."""
-    inside = Path(__file__).parent / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+def shipped_files() -> list[str]:
+    """Names of the shipped recipes that are files of their own, sorted."""
+    return sorted(p.stem for p in recipe_folder().glob("*.yaml") if p != table_file())
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the shipped recipes, sorted."""
-    return sorted(p.stem for p in recipe_folder().glob("*.yaml"))
+    """Names of the shipped recipes: files, then those of the table of official configurations."""
+    return [*shipped_files(), *official_recipes()]
 
 
-def find_recipe(name_or_path: str) -> Path:
-    """The file of a shipped name or of a path. Raises RecipeError naming the nearest recipe."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    shipped = recipe_folder() / f"{name_or_path}.yaml"
-    if shipped.is_file():
-        return shipped
-    near = difflib.get_close_matches(path.stem, shipped_recipes(), 1)
-    hint = f"did you mean '{near[0]}'?" if near else "'gdseg recipe list' shows the names"
-    raise RecipeError("no such recipe", name_or_path, hint)
+def recipe_text(name_or_path: str) -> str:
+    """A recipe as YAML, complete, by shipped name or path.
+
+    Raises RecipeError for a file that cannot be read, and for no such recipe, naming the nearest.
+    """
+    path = _find_file(name_or_path)
+    if path is None:
+        entry = official_recipes()[name_or_path]
+        return entry.header + dump_recipe(recipe_with(entry.keys, name_or_path))
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise RecipeError("the file is too large for a recipe", path)
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read: {error}", path) from error
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -60,14 +64,22 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
 
     Raises RecipeError with all faults, one a line.
     """
-    path = find_recipe(name_or_path)
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise RecipeError("the file is too large for a recipe", path)
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read: {error}", path) from error
-    return parse_recipe(text, str(path), overrides)
+    return parse_recipe(recipe_text(name_or_path), str(_find_file(name_or_path) or name_or_path), overrides)
+
+
+def _find_file(name_or_path: str) -> Path | None:
+    """The file of a path or a shipped name, None for a name of the table. Raises RecipeError for another."""
+    for path in (Path(name_or_path), recipe_folder() / f"{name_or_path}.yaml"):
+        if path.is_file():
+            if path.resolve() == table_file().resolve():
+                hint = "'gdseg recipe list' shows the names of its recipes"
+                raise RecipeError("a table of recipes, not one recipe", path, hint)
+            return path
+    if name_or_path in official_recipes():
+        return None
+    near = difflib.get_close_matches(Path(name_or_path).stem, shipped_recipes(), 1)
+    hint = f"did you mean '{near[0]}'?" if near else "'gdseg recipe list' shows the names"
+    raise RecipeError("no such recipe", name_or_path, hint)
 
 
 def parse_recipe(text: str, source: str, overrides: list[str] | None = None) -> Recipe:

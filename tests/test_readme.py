@@ -8,7 +8,8 @@ import pytest
 import typer
 
 from gdseg.cli.app import app
-from gdseg.recipe_yaml import shipped_recipes
+from gdseg.recipe_table import official_recipes
+from gdseg.recipe_yaml import shipped_files
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,8 +39,14 @@ def test_every_make_target_exists():
 
 
 def test_every_shipped_recipe_is_listed_and_no_other():
-    table = README.split("| recipe |")[1].split("\n\n")[0]
-    assert set(re.findall(r"`([a-z0-9_]+)`", table.split("|---|---|---|")[1])) == set(shipped_recipes())
+    files, official = (README.split(f"| {head} |")[1].split("\n\n")[0] for head in ("recipe", "recipes"))
+    assert set(re.findall(r"`([a-z0-9_]+)`", files.split("|---|---|---|")[1])) == set(shipped_files())
+    rows = [
+        [re.findall(r"`([a-z0-9_]+)`", cell) for cell in row.split("|")[1:3]]
+        for row in official.splitlines()[2:]
+    ]
+    listed = [start + end for starts, ends in rows for start in starts for end in ends]
+    assert sorted(listed) == sorted(official_recipes())
 
 
 def test_every_file_it_names_exists():

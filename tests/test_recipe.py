@@ -11,10 +11,10 @@ from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import (
     apply_overrides,
     dump_recipe,
-    find_recipe,
     key_paths,
     load_recipe,
     parse_recipe,
+    recipe_text,
     shipped_recipes,
 )
 
@@ -93,12 +93,12 @@ def test_a_wrong_override_says_what_overrides_look_like():
 
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(RecipeError, match="did you mean 'shapes_maskdino'"):
-        find_recipe("shapes_maskdin")
+        load_recipe("shapes_maskdin")
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_complete_short_and_tell_their_command(name):
-    text = find_recipe(name).read_text(encoding="utf-8")
+    text = recipe_text(name)
     written = yaml.safe_load(text)
     flat = {
         f"{a}.{b}" if isinstance(v, dict) else a
@@ -113,7 +113,7 @@ def test_shipped_recipes_are_complete_short_and_tell_their_command(name):
 
 
 def test_custom_explains_every_key():
-    text = find_recipe("custom").read_text(encoding="utf-8")
+    text = recipe_text("custom")
     for path, field in key_paths():
         leaf = path.rsplit(".", 1)[-1]
         assert re.search(rf"^ *{leaf}: .*# {re.escape(field.metadata['doc'])}$", text, re.MULTILINE), path

@@ -11,6 +11,7 @@ import typer
 from gdseg.cli import options as o
 from gdseg.cli.console import err, out, print_json, print_table
 from gdseg.errors import UsageError
+from gdseg.recipe_table import official_recipes
 
 if TYPE_CHECKING:
     from gdseg.train.convert import Report
@@ -93,10 +94,13 @@ def _list(source: Path | None, as_json: bool) -> None:
 
     if source is not None:
         raise UsageError("--list prints names and converts nothing", source)
+    recipes = {name: entry.name for entry in official_recipes().values() for name in entry.official}
     if as_json:
-        print_json({"published": list(published())})
-    else:
-        out.print("\n".join(published()))
+        print_json({"published": list(published()), "recipes": recipes})
+        return
+    width = max(map(len, published()))
+    for name in published():
+        print(f"{name:{width}}  {recipes[name]}")
 
 
 def _in_full(report: Report) -> dict[str, Any]:

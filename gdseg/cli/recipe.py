@@ -1,7 +1,10 @@
 """`gdseg recipe list | show | copy | check`. All but `check` answer without torch."""
 
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +12,8 @@ from gdseg.cli import options as o
 from gdseg.cli.console import print_json
 from gdseg.errors import UsageError
 from gdseg.files import write_atomic
-from gdseg.recipe_yaml import dump_recipe, find_recipe, key_paths, load_recipe, shipped_recipes
+from gdseg.recipe_table import official_recipes
+from gdseg.recipe_yaml import dump_recipe, key_paths, load_recipe, recipe_text, shipped_files
 
 recipe_app = typer.Typer(help="The shipped recipes: list, show, copy, check.", no_args_is_help=True)
 
@@ -17,18 +21,45 @@ NameArg = Annotated[str, typer.Argument(help="A name of `gdseg recipe list` or a
 
 
 @recipe_app.command("list")
-def list_(as_json: o.JsonOpt = False, debug: o.DebugOpt = False) -> None:
-    """Names of the shipped recipes and their first line."""
-    lines = {
-        name: find_recipe(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        for name in shipped_recipes()
-    }
+def list_(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Only recipes with all of these words: ade20k, panoptic swinl, an official name."
+        ),
+    ] = None,
+    as_json: o.JsonOpt = False,
+    debug: o.DebugOpt = False,
+) -> None:
+    """The shipped recipes: the built-in data set and your own, then the official configurations by task."""
+    rows = [row for row in _rows() if all(_about(row, word.lower()) for word in words or [])]
     if as_json:
-        print_json(lines)
+        print_json({row.pop("name"): row for row in rows})
         return
-    width = max(map(len, lines))
-    for name, line in lines.items():
-        print(f"{name:{width}}  {line}")
+    if not rows:
+        raise UsageError(f"no recipe has {' and '.join(words or [])}", hint="'gdseg recipe list' shows all")
+    width = max(len(row["name"]) for row in rows)
+    for group, members in groupby(rows, key=itemgetter("group")):
+        print(group)
+        for row in members:
+            print(f"  {row['name']:{width}}  {row['about']}")
+
+
+def _rows() -> Iterator[dict[str, Any]]:
+    """name, group, about and official names of each shipped recipe."""
+    for name in shipped_files():
+        about = recipe_text(name).splitlines()[0].lstrip("# ")
+        yield {"name": name, "group": "Built-in data set, your own data", "about": about, "official": []}
+    for name, entry in official_recipes().items():
+        about = f"{entry.about}{': ' if entry.result else ''}{entry.result}"
+        yield {"name": name, "group": entry.group, "about": about, "official": list(entry.official)}
+
+
+def _about(row: dict[str, Any], word: str) -> bool:
+    """Whether a word is part of what is printed of a recipe, or an official name of it."""
+    official = [name.lower() for name in row["official"]]
+    printed = f"{row['name']} {row['group']} {row['about']}".lower()
+    return word in printed or word in official or word in [name.partition("/")[2] for name in official]
 
 
 @recipe_app.command()
@@ -49,7 +80,7 @@ def show(
     elif resolved or overrides:
         print(dump_recipe(recipe), end="")
     else:
-        print(find_recipe(name).read_text(encoding="utf-8"), end="")
+        print(recipe_text(name), end="")
 
 
 @recipe_app.command()
@@ -60,7 +91,7 @@ def copy(
     debug: o.DebugOpt = False,
 ) -> None:
     """Copy a recipe to a file of your own."""
-    text = find_recipe(name).read_text(encoding="utf-8")
+    text = recipe_text(name)
     to = to / f"{name}.yaml" if to.is_dir() else to
     if to.exists() and not overwrite:
         raise UsageError("the file exists", to, "use --overwrite to replace it")

@@ -38,7 +38,9 @@ def train_sample(record: Record, recipe: Recipe, rng: np.random.Generator, *, st
     geometry = draw_geometry(size, recipe.augment, rng)
     weak = warp_image(image, geometry, recipe.augment.pad_value)
     if recipe.augment.weak_colour:
-        weak = apply_colour(weak, draw_ssd(rng))
+        # officially a crop is padded after its colours changed; the canvas of lsj is part of the image
+        height, width = geometry.crop if recipe.augment.mode == "shortest_edge" else geometry.canvas
+        weak[:, :height, :width] = apply_colour(weak[:, :height, :width], draw_ssd(rng))
     strong_image = strong_view(weak, recipe.augment, rng) if strong else None
     return Sample(record.image_id, weak, size, build_targets(record, geometry, recipe.task), strong_image)
 

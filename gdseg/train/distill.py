@@ -90,6 +90,9 @@ def _streams(
     recipe: Recipe, labelled: list[Record], unlabelled: list[Record], num_classes: int, start_step: int
 ) -> Iterator[tuple[Batch, Batch]]:
     """Labelled batches (weak views only) beside unlabelled ones (weak and strong views)."""
+    threshold = recipe.distill.repeat_threshold
+    if threshold is not None:
+        recipe = replace(recipe, data=replace(recipe.data, repeat_threshold=threshold))
     common = {
         "seed": recipe.seed,
         "start_step": start_step,

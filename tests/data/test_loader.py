@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gdseg.data.augment import train_sample
 from gdseg.data.dataset import open_dataset
+from gdseg.data.geometry import shortest_edge
 from gdseg.data.loader import collate, eval_batches, train_batches
 from gdseg.data.order import rng_for
 from gdseg.errors import DataError
@@ -100,6 +101,30 @@ def test_the_strong_view_shares_the_weak_views_geometry(
     brightened = changed.strong.float().flatten()
     assert torch.corrcoef(torch.stack([brightened, changed.image.float().flatten()]))[0, 1] > 0.8
     assert not torch.equal(changed.strong, changed.image)
+
+
+def test_an_image_smaller_than_the_crop_is_padded_to_it(records: list[Record], recipe: Recipe) -> None:
+    """As official ADE20K training: the crop is 48 x 56, colours change before the padding."""
+    augment = recipe.augment
+    augment.mode, augment.shortest, augment.crop, augment.weak_colour = "shortest_edge", [30], [48, 56], True
+    changed = 0
+    for i in range(8):
+        height, width = shortest_edge((records[i].height or 0, records[i].width or 0), 30, augment.longest)
+        assert max(height, width) < 48
+        sample = train_sample(records[i], recipe, rng_for(i, "x"), strong=False)
+        assert sample.image.shape == (3, 48, 56)
+        assert (sample.image[:, height:] == 128).all()
+        assert (sample.image[:, :, width:] == 128).all()
+        assert sample.targets is not None
+        assert sample.targets.masks.shape[1:] == (48, 56)
+        assert not sample.targets.masks[:, height:].any()
+        augment.weak_colour = False
+        plain = train_sample(records[i], recipe, rng_for(i, "x"), strong=False)
+        changed += not torch.equal(plain.image, sample.image)
+        augment.weak_colour = True
+    assert changed > 4
+    augment.shortest = [60]  # larger than the crop: cut, nothing is padded
+    assert train_sample(records[0], recipe, rng_for(0, "x"), strong=False).image.shape == (3, 48, 56)
 
 
 def test_collate_pads_and_keeps_boxes_tight() -> None:

@@ -6,7 +6,7 @@ import torch
 from gdseg.models.denoising import _say_once
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
-from gdseg.recipe_yaml import load_recipe, shipped_recipes
+from gdseg.recipe_yaml import load_recipe, shipped_files
 from gdseg.structures import Targets
 
 SIZES = [(64, 96), (50, 70)]
@@ -181,7 +181,7 @@ def test_class_prior():
     assert model.decoder.class_embed.bias.sigmoid().mean().item() == pytest.approx(0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", shipped_files())
 def test_every_recipe_builds_its_model(name):
     with torch.device("meta"):
         model = build_model(load_recipe(name), 5, load_weights=False)
