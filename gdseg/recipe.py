@@ -28,7 +28,7 @@ class Data:
     """Where images and labels are, and which share of the labels is used."""
 
     root: str = key("shapes", "folder of the data set; 'shapes' is the built-in one, made on first use")
-    format: str = key("auto", "auto (looked at), coco (instances), coco_panoptic, semantic (folders of label maps), ade20k, ade20k_full, cityscapes, mapillary", choices=["auto", "coco", "coco_panoptic", "semantic", "ade20k", "ade20k_full", "cityscapes", "mapillary"])
+    format: str = key("auto", "auto (looked at), coco (instances), lvis, coco_panoptic, semantic (folders of label maps), ade20k, ade20k_full, cityscapes, mapillary", choices=["auto", "coco", "lvis", "coco_panoptic", "semantic", "ade20k", "ade20k_full", "cityscapes", "mapillary"])
     train: str | None = key(None, "labels of the training images, relative to root: COCO json (instances, panoptic) or folder of label maps; null: looked for")
     train_images: str | None = key(None, "folder of the training images; null: looked for")
     train_maps: str | None = key(None, "coco_panoptic: folder of the training PNGs; null: looked for")

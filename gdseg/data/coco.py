@@ -16,8 +16,9 @@ from gdseg.data.images import find_file
 from gdseg.data.part import Fault, Part
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, check_polygons, check_rle, shorten
 from gdseg.errors import DataError
-from gdseg.structures import ClassInfo, Colour, Record
+from gdseg.structures import ClassInfo, Colour, Federated, Record
 
+FREQUENCIES = ("r", "c", "f")  # LVIS: rare, common, frequent
 TOLERANCE = 2.0  # pixels by which polygons and boxes may leave the image: annotation tools round
 
 
@@ -31,15 +32,22 @@ def load_coco(path: Path, images: Path, root: Path | None = None) -> Part:
 
 def read_coco(path: Path, images: Path) -> Part:
     """As `load_coco`, but returns the faults and leaves out what they touch. Raises DataError if not COCO."""
-    content = read_json(path)
+    return read_content(read_json(path), path, images)
+
+
+def read_content(content: dict[str, list[Any]], path: Path, images: Path) -> Part:
+    """As `read_coco`, of what `read_json` said of `path`; images: their folder."""
     faults: list[Fault] = []
     table = read_categories(content["categories"], faults)
     labels = {c.id: label for label, c in enumerate(table)}
     records = read_images(content["images"], images, faults)
+    searched = _federated(content["images"], records, labels, faults)
     found = _annotations(content["annotations"], records, labels, faults)
-    return Part(
-        path, [replace(r, annotations=tuple(found.get(i, ()))) for i, r in records.items()], table, faults
-    )
+    complete = [
+        replace(record, annotations=tuple(found.get(i, ())), federated=searched.get(i))
+        for i, record in records.items()
+    ]
+    return Part(path, complete, table, faults)
 
 
 def read_json(path: Path) -> dict[str, list[Any]]:
@@ -82,7 +90,9 @@ def read_categories(items: list[Any], faults: list[Fault]) -> list[ClassInfo]:
             faults.append(Fault("duplicate category id", shorten(item["id"])))
         else:
             is_thing = bool(item.get("isthing", 1))
-            found[item["id"]] = ClassInfo(item["id"], item["name"], is_thing, read_colour(item.get("color")))
+            often = item.get("frequency") if item.get("frequency") in FREQUENCIES else None
+            colour = read_colour(item.get("color"))
+            found[item["id"]] = ClassInfo(item["id"], item["name"], is_thing, colour, often)
     return [found[category_id] for category_id in sorted(found)]
 
 
@@ -128,6 +138,27 @@ def _image_fault(item: Any, folder: Path) -> Fault | None:
     if find_file(folder, name) is None:
         return Fault("missing image file", shorten(str(folder / name), 200), image_id)
     return None
+
+
+def _federated(
+    items: list[Any], records: dict[int | str, Record], labels: dict[int, int], faults: list[Fault]
+) -> dict[int | str, Federated]:
+    """What LVIS's keys say of the images that have them, by image id."""
+    found: dict[int | str, Federated] = {}
+    for item in items:
+        if not isinstance(item, dict) or not is_id(item.get("id")) or item["id"] not in records:
+            continue
+        listed = [item.get(key) for key in ("neg_category_ids", "not_exhaustive_category_ids")]
+        if listed == [None, None]:
+            continue
+        try:
+            absent, partial = (frozenset(labels[i] for i in ids or ()) for ids in listed)
+        except (TypeError, KeyError):
+            text = f"neg_category_ids and not_exhaustive_category_ids are {shorten(listed)}"
+            faults.append(Fault("undeclared category id", f"{text}, expected lists of ids", item["id"]))
+            continue
+        found[item["id"]] = Federated(absent, partial)
+    return found
 
 
 def _annotations(

@@ -26,9 +26,12 @@ _PATTERNS = (
 
 
 def find(root: Path, part: str, data: Data, task: str) -> Source | None:
-    """The instance json of a part and the folder of its images; None if there is none."""
+    """The instance json of a part and the folder of its images; None if there is none.
+
+    A json that `data` names as LVIS names its own is left to lvis.py.
+    """
     path = find_json(root, part, data, _PATTERNS)
-    if path is None:
+    if path is None or (path.name.startswith("lvis") and data.format == "auto"):
         return None
     images = find_images(root, part, path, data)
     return partial(read_coco, path, images)
@@ -60,18 +63,19 @@ def find_json(root: Path, part: str, data: Data, patterns: tuple[str, ...]) -> P
 
 def find_images(root: Path, part: str, json_path: Path, data: Data) -> Path:
     """The folder in which the first image of the json lies. Raises DataError if it is not found."""
-    given = data.train_images if part == "train" else data.val_images
+    given = given_images(root, part, data)
     if given is not None:
-        if not (root / given).is_dir():
-            raise DataError(
-                "no such folder of images", root / given, f"correct the recipe key data.{part}_images"
-            )
-        return root / given
+        return given
     images = read_json(json_path)["images"]
     names = [i["file_name"] for i in images if isinstance(i, dict) and isinstance(i.get("file_name"), str)]
     stem = json_path.stem.removeprefix("instances_").removeprefix("panoptic_")
     folders = [stem, part, *WORDS[part], "images", "."]
     candidates = [json_path.parent, *(root / top / folder for folder in folders for top in ("", "images"))]
+    return folder_of(names, candidates, root, part, json_path)
+
+
+def folder_of(names: list[str], candidates: list[Path], root: Path, part: str, json_path: Path) -> Path:
+    """The first folder that holds one of the first ten names. Raises DataError if none does."""
     for name in [n for n in names if n][:10]:
         for folder in candidates:
             if find_file(folder, name):
@@ -79,6 +83,16 @@ def find_images(root: Path, part: str, json_path: Path, data: Data) -> Path:
     looked = ", ".join(sorted({str(folder) for folder in candidates if folder.is_dir()}))
     what = f"the images of {json_path.name} were not found (looked in {looked})"
     raise DataError(what, root, f"name their folder with data.{part}_images=FOLDER")
+
+
+def given_images(root: Path, part: str, data: Data) -> Path | None:
+    """The folder of images that `data` names for the part. Raises DataError if it is none."""
+    given = data.train_images if part == "train" else data.val_images
+    if given is not None and not (root / given).is_dir():
+        raise DataError(
+            "no such folder of images", root / given, f"correct the recipe key data.{part}_images"
+        )
+    return None if given is None else root / given
 
 
 FORMAT = Format(

@@ -17,6 +17,7 @@ from gdseg.data import (
     cityscapes,
     coco_files,
     coco_panoptic,
+    lvis,
     mapillary,
     semantic_folder,
 )
@@ -31,6 +32,7 @@ from gdseg.structures import ClassInfo, Record
 
 FORMATS: tuple[Format, ...] = (  # in the order they are asked
     coco_files.FORMAT,
+    lvis.FORMAT,
     cityscapes.FORMAT,
     mapillary.FORMAT,
     ade20k.FORMAT,
