@@ -154,6 +154,7 @@ class Loss:
     no_object: float = key(0.1, "softmax: weight of the no-object class", low=0.0)
     focal_alpha: float = key(0.25, "focal: weight of positives", low=0.0, high=1.0)
     focal_gamma: float = key(2.0, "focal: exponent", low=0.0)
+    federated: bool = key(True, "federated data (LVIS, arXiv 1908.03195 §2): classes that nobody looked for in an image, or of which not all objects are marked, count in its class loss where they are matched only; false: they are negatives")
     points: int = key(12544, "points a mask is compared at", low=1)
     oversample: float = key(3.0, "points drawn for each one kept by uncertainty", low=1.0)
     importance: float = key(0.75, "share of points chosen by uncertainty", low=0.0, high=1.0)

@@ -103,7 +103,8 @@ class Targets:
     labels int64 [N] in 0..C-1; masks bool [N, H, W], any resolution covering the whole (padded)
     image; boxes_cxcywh float32 [N, 4] in 0..1 of the canvas the masks cover; weights float32 [N]
     in 0..1; ignore bool [H, W] or None: pixels that are neither positive nor negative; scores float32
-    [N] or None: how sure the teacher was (None for labels by hand).
+    [N] or None: how sure the teacher was (None for labels by hand); known int64 [M] or None: the labels all
+    of whose objects in the image are marked, where that is not so of every label (federated data).
     """
 
     labels: Tensor
@@ -112,6 +113,7 @@ class Targets:
     weights: Tensor
     ignore: Tensor | None = None
     scores: Tensor | None = None
+    known: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -142,9 +144,9 @@ class Targets:
         )
 
     def select(self, keep: Tensor) -> Targets:
-        """The instances that `keep` (bool [N] or int64 indices) names; the ignore mask stays."""
+        """The instances that `keep` (bool [N] or int64 indices) names; what is said of the image stays."""
         chosen = {
-            name: value if name == "ignore" or value is None else value[keep]
+            name: value if name in ("ignore", "known") or value is None else value[keep]
             for name, value in vars(self).items()
         }
         return Targets(**chosen)

@@ -84,7 +84,15 @@ def build_targets(record: Record, geometry: Geometry, task: str = "instance") ->
     keep = boxes[:, 2] > 0
     masks, labels, boxes = masks[keep], labels[keep], boxes[keep]
     ignore = as_masks([warp_mask(a, geometry) for a in crowds], geometry.canvas).any(0) if crowds else None
-    return Targets(labels, masks, boxes, torch.ones(len(labels)), ignore)
+    return Targets(labels, masks, boxes, torch.ones(len(labels)), ignore, known=_known(record))
+
+
+def _known(record: Record) -> Tensor | None:
+    """The labels that the image was searched for completely; None: all. A crop takes none of them away."""
+    if record.federated is None:
+        return None
+    there = {a["label"] for a in record.annotations or ()}
+    return torch.tensor(sorted((there | record.federated.absent) - record.federated.partial))
 
 
 def _map_targets(regions: Regions, geometry: Geometry) -> Targets:

@@ -225,5 +225,5 @@ def _pad_targets(
         if target.ignore is not None:
             ignore = torch.zeros(height, width, dtype=torch.bool)
             ignore[:h, :w] = target.ignore
-        padded.append(Targets(labels[i], masks[i], boxes[i], weights[i], ignore))
+        padded.append(Targets(labels[i], masks[i], boxes[i], weights[i], ignore, known=target.known))
     return padded

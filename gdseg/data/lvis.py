@@ -1,4 +1,4 @@
-"""LVIS (arXiv 1908.03195; versions 1 and 0.5): COCO's json for images that were searched for some classes only.
+"""LVIS (arXiv 1908.03195; versions 1 and 0.5): COCO's json for images searched for some classes only.
 
 Its validation images lie in train2017/ too, so a json's images are named with their folder, by the end of
 coco_url; version 0.5 has COCO 2014's file names instead. What an image was searched for and how frequent

@@ -32,7 +32,8 @@ class Criterion:
 
     The weight of an instance multiplies its mask, dice and box losses and its query's class loss;
     counts stay counts. Points in an image's ignore region do not enter cross-entropy and dice; an
-    unmatched query whose mask lies there (`loss.ignore_overlap`) has no class loss.
+    unmatched query whose mask lies there (`loss.ignore_overlap`) has no class loss. In images that were
+    searched for some classes only (`Targets.known`) a query is no negative of the others (`loss.federated`).
     """
 
     def __init__(
@@ -128,13 +129,19 @@ class Criterion:
         weights_LBQ[place] = truth.weights[pairs.flat]
         if counted_LBQ is not None:
             weights_LBQ = weights_LBQ * counted_LBQ
+        positive = classes_LBQ[..., None] == torch.arange(K, device=logits_LBQK.device)
+        negatives_BK = truth.negatives(self.num_classes) if loss.federated else None
+        judged_LBQK = None if negatives_BK is None else positive | negatives_BK[:, None, :K]
         if not self.recipe.softmax_classes:
-            positive = classes_LBQ[..., None] == torch.arange(K, device=logits_LBQK.device)
             values = terms.focal(logits_LBQK, positive, loss.focal_alpha, loss.focal_gamma)
+            if judged_LBQK is not None:
+                values = values * judged_LBQK
             return (values.sum(-1) * weights_LBQ).sum((1, 2)) / number
         share_LBQ = torch.where(classes_LBQ == self.num_classes, loss.no_object, 1.0)
         if counted_LBQ is not None:
             share_LBQ = share_LBQ * counted_LBQ
+        if judged_LBQK is not None:
+            logits_LBQK = logits_LBQK.masked_fill(~judged_LBQK, -torch.inf)  # no share of the softmax
         values = F.cross_entropy(logits_LBQK.movedim(-1, 1), classes_LBQ, reduction="none")
         total = share_LBQ.sum((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
         return (values * weights_LBQ * share_LBQ).sum((1, 2)) / total

@@ -25,8 +25,8 @@ def floats_at_once(device: torch.device) -> int:
 class Truth:
     """labels int64 [N], boxes_cxcywh float32 [N, 4], weights float32 [N]: all images, in order.
 
-    masks: bool [N_b, H, W] an image (sizes may differ); ignore: bool [H, W] or None an image;
-    counts: N_b an image.
+    masks: bool [N_b, H, W] an image (sizes may differ); ignore: bool [H, W] or None an image; known:
+    int64 [M] or None an image; counts: N_b an image.
     """
 
     labels: Tensor
@@ -34,6 +34,7 @@ class Truth:
     weights: Tensor
     masks: list[Tensor]
     ignore: list[Tensor | None]
+    known: list[Tensor | None]
     counts: list[int]
 
     @classmethod
@@ -45,6 +46,7 @@ class Truth:
             weights=torch.cat([t.weights.float() for t in targets]),
             masks=[t.masks for t in targets],
             ignore=[t.ignore for t in targets],
+            known=[t.known for t in targets],
             counts=[len(t) for t in targets],
         )
 
@@ -57,6 +59,21 @@ class Truth:
     def has_ignore(self) -> bool:
         """Whether any image has an ignore region."""
         return any(region is not None for region in self.ignore)
+
+    def negatives(self, num_classes: int) -> Tensor | None:
+        """Of which classes an image has no objects but its targets, bool [B, C + 1]; None: of all of them.
+
+        In federated data nobody looked for some classes, or not all of their objects are marked. The last
+        column, no-object, is True.
+        """
+        if all(labels is None for labels in self.known):
+            return None
+        known_BK = torch.ones(len(self.known), num_classes + 1, dtype=torch.bool, device=self.labels.device)
+        for image, labels in enumerate(self.known):
+            if labels is not None:
+                known_BK[image, :num_classes] = False
+                known_BK[image, labels] = True
+        return known_BK
 
     def certain(self, image: int, points: Tensor) -> Tensor:
         """1 where a point [..., P, 2] is outside the image's ignore region, else 0: float32 [..., P]."""

@@ -86,5 +86,6 @@ def _in_front(above: Targets, below: Targets) -> Targets:
         weights=torch.cat((above.weights, below.weights)),
         ignore=None if below.ignore is None else below.ignore & ~cover,
         scores=None if below.scores is None else torch.cat((above.weights, below.scores)),
+        known=below.known,
     )
     return joined.select(torch.cat((front.flatten(1).any(1), ~hidden | (left >= _LEFT * area))))
