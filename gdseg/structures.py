@@ -50,9 +50,12 @@ class LabelMap:
 
     A value is that of the only channel, or red + 256 green + 65536 blue. `codes` says what values mean;
     None: each record's annotations do (COCO panoptic). `void` values are of no class; None: all that have
-    no meaning are. Other values are faults. `class_of`: what stands for a value in `codes` and `void` where
-    values hold a number of the object besides its class; None: the value itself. `below`: another such file,
-    seen where this one has no meaning; its values count from `BELOW` on.
+    no meaning are. Other values are faults. `ignored` values are to be ignored by a task of instances too,
+    which else takes what is no object for background. `class_of`: what stands for a value in `codes`, `void`
+    and `ignored` where values hold a number of the object besides its class; None: the value itself.
+    `below`: another such file, seen where this one has no meaning; its values count from `BELOW` on.
+    `classes`: another such file that says the classes of this one's objects; values are then `BELOW` times
+    this one's plus its.
     """
 
     path: Path
@@ -60,6 +63,8 @@ class LabelMap:
     void: frozenset[int] | None = None
     class_of: Callable[[int], int] | None = None
     below: Path | None = None
+    classes: Path | None = None
+    ignored: frozenset[int] = frozenset()
 
 
 BELOW = 2**24  # more than any value of three 8-bit channels

@@ -21,7 +21,7 @@ from gdseg.data.geometry import (
     warp_values,
 )
 from gdseg.data.images import read_image
-from gdseg.data.label_maps import Regions, read_regions
+from gdseg.data.label_maps import BACKGROUND, VOID, Regions, read_regions
 from gdseg.errors import DataError
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.recipe import Recipe
@@ -97,12 +97,12 @@ def _known(record: Record) -> Tensor | None:
 
 def _map_targets(regions: Regions, geometry: Geometry) -> Targets:
     """A mask for each segment that is no crowd; the canvas around the image is background."""
-    place = torch.from_numpy(warp_values(regions.place, geometry, outside=-2))
+    place = torch.from_numpy(warp_values(regions.place, geometry, outside=BACKGROUND))
     crowds = torch.tensor([segment.is_crowd for segment in regions.segments], dtype=torch.bool)
     kept = [i for i in np.unique(place.numpy()).tolist() if i >= 0 and not crowds[i]]
     there = torch.tensor(kept, dtype=torch.int64)
     masks = place == there[:, None, None]
-    ignore = (place == -1) if regions.void else torch.zeros_like(place, dtype=torch.bool)
+    ignore = place == VOID
     if crowds.any():
         ignore |= (place >= 0) & crowds[place.clamp(min=0).long()]
     labels = torch.tensor([regions.segments[i].label for i in there.tolist()], dtype=torch.int64)

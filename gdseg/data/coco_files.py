@@ -23,6 +23,7 @@ _PATTERNS = (
     "{}*.json",
     "{}/*.json",
 )
+_OTHERS = (".txt", ".yaml", ".yml")  # what other formats' keys name
 
 
 def find(root: Path, part: str, data: Data, task: str) -> Source | None:
@@ -47,7 +48,7 @@ def find_json(root: Path, part: str, data: Data, patterns: tuple[str, ...]) -> P
         path = root / given
         if not path.exists():
             raise DataError("no such annotation file", path, f"correct the recipe key data.{part}")
-        return path if path.is_file() else None
+        return path if path.is_file() and path.suffix.lower() not in _OTHERS else None
     for word in WORDS[part]:
         for pattern in patterns:
             found = sorted(root.glob(pattern.format(word)))

@@ -20,6 +20,7 @@ from gdseg.data import (
     lvis,
     mapillary,
     semantic_folder,
+    voc,
 )
 from gdseg.data.images import image_size, list_images
 from gdseg.data.part import Fault, Format, Part, Source
@@ -39,6 +40,7 @@ FORMATS: tuple[Format, ...] = (  # in the order they are asked
     semantic_folder.FORMAT,
     coco_panoptic.FORMAT,
     ade20k_full.FORMAT,
+    voc.FORMAT,
 )
 
 

@@ -19,8 +19,9 @@ from PIL import Image
 
 from gdseg.data.rle import shorten, to_rle
 from gdseg.errors import DataError
-from gdseg.structures import BELOW, Code, LabelMap, Record
+from gdseg.structures import BELOW, Code, Colour, LabelMap, Record
 
+VOID, BACKGROUND = -1, -2  # a pixel that is to be ignored; one that is known to hold no object
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # formats that keep every value
 Ids = NDArray[np.int32]
 
@@ -37,14 +38,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Regions:
-    """What an image's label map holds. place int32 [H, W]: index of a pixel's segment; -1: of no class.
-
-    void: whether those pixels are to be ignored (else they are background).
-    """
+    """What a label map holds. place int32 [H, W]: index of a pixel's segment, or VOID, or BACKGROUND."""
 
     place: Ids
     segments: list[Segment]
-    void: bool
 
 
 def read_ids(path: Path) -> Ids:
@@ -56,12 +53,28 @@ def read_ids(path: Path) -> Ids:
                 if file.mode not in ("1", "L", "P", "RGB", "RGBA") and not file.mode.startswith("I"):
                     raise ValueError(f"its mode is {file.mode}, expected one channel or RGB")
                 array = np.asarray(file.convert("RGB") if file.mode == "RGBA" else file).astype(np.int32)
-    except FileNotFoundError as error:
-        raise DataError("no such label map", path, "check the path") from error
     except Exception as error:  # a decoder fed with untrusted bytes may raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"cannot read the label map: {reason}", path, "replace the file") from error
+        raise _unreadable(path, error) from error
     return array if array.ndim == 2 else np.asarray(array @ np.array([1, 256, 65536], dtype=np.int32))
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError("no such label map", path, "check the path")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(f"cannot read the label map: {reason}", path, "replace the file")
+
+
+def map_kind(path: Path) -> tuple[str, list[Colour]]:
+    """Pillow's mode of a label map, and the colours of its palette if it has one. Raises DataError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as file:
+                flat = file.getpalette() or [] if file.mode == "P" else []
+                return file.mode, [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)]
+    except Exception as error:  # see read_ids
+        raise _unreadable(path, error) from error
 
 
 def rgb_of(ids: NDArray[Any]) -> NDArray[np.uint8]:
@@ -89,13 +102,15 @@ def read_regions(record: Record, task: str) -> Regions:
     void = label_map.void
     unknown = [v for v in values.tolist() if v not in meanings and _key(label_map, v) not in (void or ())]
     if unknown and void is not None:
+        shown = sorted({value % BELOW for value in unknown})  # without what marks a second map
         raise DataError(
-            f"{len(unknown)} values of the label map mean nothing: {shorten(unknown[:8])}",
+            f"{len(shown)} values of the label map mean nothing: {shorten(shown[:8])}",
             label_map.path,
             "declare their classes, or set data.ignore_label to the value that is no class",
         )
     segments: dict[tuple[int, int], tuple[int, Segment]] = {}
-    places = dict.fromkeys(values.tolist(), -1)
+    nothing = BACKGROUND if task == "instance" else VOID
+    places = {v: VOID if _key(label_map, v) in label_map.ignored else nothing for v in values.tolist()}
     for value, code in meanings.items():
         if code.is_thing or task != "instance":
             merged = task == "semantic" or not code.is_thing
@@ -104,18 +119,21 @@ def read_regions(record: Record, task: str) -> Regions:
             key = (code.label, -1 - crowd if merged else value)
             places[value] = segments.setdefault(key, (len(segments), segment))[0]
     place = np.array(list(places.values()), dtype=np.int32)[index].reshape(ids.shape)
-    return Regions(place, [segment for _, segment in segments.values()], void=task != "instance")
+    return Regions(place, [segment for _, segment in segments.values()])
 
 
-def _read_values(label_map: LabelMap) -> Ids:
-    """The values of a map, those of the map below it where they mean nothing. Raises DataError."""
+def _read_values(label_map: LabelMap) -> NDArray[np.integer]:
+    """The values of a map, joined with those of the second map where there is one. Raises DataError."""
     ids = read_ids(label_map.path)
-    if label_map.below is None:
+    second = label_map.below or label_map.classes
+    if second is None:
         return ids
-    under = read_ids(label_map.below)
+    under = read_ids(second)
     if under.shape != ids.shape:
         what = f"the label maps of one image differ in size: {ids.shape[::-1]} and {under.shape[::-1]}"
-        raise DataError(what, label_map.below, "redraw one of them")
+        raise DataError(what, second, "redraw one of them")
+    if label_map.classes is not None:
+        return ids.astype(np.int64) * BELOW + under
     values, index = np.unique(ids, return_inverse=True)
     means = np.array([_code(label_map, value) is not None for value in values.tolist()])
     return np.where(means[index].reshape(ids.shape), ids, under + np.int32(BELOW))

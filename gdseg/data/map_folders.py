@@ -44,18 +44,18 @@ def pair(
 ) -> tuple[list[Record], list[Fault]]:
     """A record for each image that has a label map; `label_map` says what all of them mean.
 
-    Its path is replaced by each map's own; its `below` is the folder of a second map of each image. An
-    image's id is its path in the folder without suffix. Faults are noted: an image without map, two files
-    of one name. Raises DataError when no image has a map.
+    Its path is replaced by each map's own; its `below` or `classes` is the folder of a second map. An image's
+    id is its path in the folder without suffix. Faults are noted: an image without map, two files of one
+    name. Raises DataError when no image has a map.
     """
     faults: list[Fault] = []
     found = _named(maps, list_maps(maps), of_map, faults)
-    below = label_map.below
-    under = {} if below is None else _named(below, list_maps(below), lambda name: name, faults)
+    second = label_map.below or label_map.classes
+    others = {} if second is None else _named(second, list_maps(second), lambda name: name, faults)
     records = []
     for image_id, path in _named(images, list_images(images), of_image, faults).items():
-        if image_id not in found or (below is not None and image_id not in under):
-            where = maps if image_id not in found else below
+        if image_id not in found or (second is not None and image_id not in others):
+            where = maps if image_id not in found else second
             faults.append(Fault("missing label map", f"none of that name in {where}", image_id))
             continue
         try:
@@ -63,7 +63,9 @@ def pair(
         except DataError as error:
             faults.append(Fault("unreadable image", f"{error.what} ({path})", image_id))
             continue
-        own = replace(label_map, path=found[image_id], below=under.get(image_id))
+        below = others.get(image_id) if label_map.below else None
+        classes = others.get(image_id) if label_map.classes else None
+        own = replace(label_map, path=found[image_id], below=below, classes=classes)
         records.append(Record(image_id, path, height, width, (), own))
     if not records:
         first = faults[0] if faults else "the folder holds no image"

@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from gdseg.data.coco import read_categories
-from gdseg.data.label_maps import read_ids
+from gdseg.data.label_maps import map_kind, read_ids
 from gdseg.data.map_folders import find_folders, list_maps, pair
 from gdseg.data.part import Fault, Format, Part, Source
 from gdseg.data.rle import shorten
@@ -81,9 +80,8 @@ def _first_file(*paths: Path) -> Path | None:
 
 def _is_colour(path: Path) -> bool:
     try:
-        with Image.open(path) as file:
-            return file.mode in ("RGB", "RGBA")
-    except Exception:  # what is wrong is said when the map is read
+        return map_kind(path)[0] in ("RGB", "RGBA")
+    except DataError:  # said when the map is read
         return False
 
 
