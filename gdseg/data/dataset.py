@@ -21,6 +21,7 @@ from gdseg.data import (
     mapillary,
     semantic_folder,
     voc,
+    yolo,
 )
 from gdseg.data.images import image_size, list_images
 from gdseg.data.part import Fault, Format, Part, Source
@@ -37,10 +38,11 @@ FORMATS: tuple[Format, ...] = (  # in the order they are asked
     cityscapes.FORMAT,
     mapillary.FORMAT,
     ade20k.FORMAT,
+    voc.FORMAT,
+    yolo.FORMAT,
     semantic_folder.FORMAT,
     coco_panoptic.FORMAT,
     ade20k_full.FORMAT,
-    voc.FORMAT,
 )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gdseg.data.coco import read_categories
-from gdseg.data.label_maps import map_kind, read_ids
+from gdseg.data.label_maps import SUFFIXES, map_kind, read_ids
 from gdseg.data.map_folders import find_folders, list_maps, pair
 from gdseg.data.part import Fault, Format, Part, Source
 from gdseg.data.rle import shorten
@@ -29,7 +29,9 @@ _SHOWN = 20  # maps whose values are listed where classes are not declared
 def find(root: Path, part: str, data: Data, task: str) -> Source | None:
     """The folders of a part's images and label maps; None if there are none."""
     folders = find_folders(root, part, data)
-    return None if folders is None else partial(_read, root, *folders, data)
+    if folders is None or not any(path.suffix.lower() in SUFFIXES for path in folders[1].rglob("*")):
+        return None
+    return partial(_read, root, *folders, data)
 
 
 def _read(root: Path, images: Path, maps: Path, data: Data) -> Part:
