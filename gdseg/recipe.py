@@ -28,14 +28,14 @@ class Data:
     """Where images and labels are, and which share of the labels is used."""
 
     root: str = key("shapes", "folder of the data set; 'shapes' is the built-in one, made on first use")
-    format: str = key("auto", "auto (looked at), coco (instances), lvis, coco_panoptic, semantic (folders of label maps), ade20k, ade20k_full, cityscapes, mapillary, voc, yolo", choices=["auto", "coco", "lvis", "coco_panoptic", "semantic", "ade20k", "ade20k_full", "cityscapes", "mapillary", "voc", "yolo"])
-    train: str | None = key(None, "labels of the training images, relative to root: COCO json (instances, panoptic), folder of label maps (yolo: of texts) or list of images (voc, yolo); null: looked for")
+    format: str = key("auto", "auto (looked at), coco (instances), lvis, coco_panoptic, semantic (folders of label maps), ade20k, ade20k_full, cityscapes, mapillary, voc, yolo, labelme", choices=["auto", "coco", "lvis", "coco_panoptic", "semantic", "ade20k", "ade20k_full", "cityscapes", "mapillary", "voc", "yolo", "labelme"])
+    train: str | None = key(None, "labels of the training images, relative to root: COCO json (instances, panoptic), folder of label maps (yolo: texts, labelme: json files) or list of images (voc, yolo); null: looked for")
     train_images: str | None = key(None, "folder of the training images; null: looked for")
     train_maps: str | None = key(None, "coco_panoptic: folder of the training PNGs; null: looked for")
     val: str | None = key(None, "labels of the validation images, as train; null: looked for; none: train without evaluating")
     val_images: str | None = key(None, "folder of the validation images; null: looked for")
     val_maps: str | None = key(None, "coco_panoptic: folder of the validation PNGs; null: looked for")
-    classes: str | None = key(None, "semantic, voc, ade20k_full: file with the classes, one name a line (the first is 0), or a json list of id, name, color; mapillary: its config.json; yolo: data.yaml; null: looked for")
+    classes: str | None = key(None, "semantic, voc, labelme, ade20k_full: file with the classes, one name a line (the first is 0), or a json list of id, name, color; mapillary: its config.json; yolo: data.yaml; null: looked for")
     ignore_label: int = key(255, "semantic, voc: value of pixels that are of no class", low=0)
     unlabelled: list[str] = key([], "folders of unlabelled images, besides the training images outside the split")
     unlabelled_has_labelled: bool = key(True, "labelled images are also used as unlabelled ones, as in the paper")

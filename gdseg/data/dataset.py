@@ -17,6 +17,7 @@ from gdseg.data import (
     cityscapes,
     coco_files,
     coco_panoptic,
+    labelme,
     lvis,
     mapillary,
     semantic_folder,
@@ -33,6 +34,7 @@ from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Record
 
 FORMATS: tuple[Format, ...] = (  # in the order they are asked
+    labelme.FORMAT,
     coco_files.FORMAT,
     lvis.FORMAT,
     cityscapes.FORMAT,

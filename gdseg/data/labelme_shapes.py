@@ -1,0 +1,111 @@
+"""The shapes of labelme (labelme/utils/shape.py of its repository says what they mean) as COCO segmentations.
+
+Nothing in them is trusted: points are checked as COCO polygons are, masks are read only at the size that they
+must have. Called by data/labelme.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gdseg.data.coco import TOLERANCE
+from gdseg.data.rle import SegmentationError, check_polygons, polygons_mask, shorten, to_rle
+
+Shape = dict[str, Any]
+Points = NDArray[np.float64]  # [P, 2]: x, y in pixels
+_POLYGONS = ("polygon", "oriented_rectangle", None)  # None: of versions that knew nothing else
+_CORNERS = 64, 1024  # of a circle's polygon, at least and at most
+
+
+def segmentation(shapes: Sequence[Shape], height: int, width: int) -> dict[str, Any] | list[list[float]]:
+    """Checked polygons of an object of one or more shapes, or the RLE of its mask where one is a mask.
+
+    Raises SegmentationError.
+    """
+    drawn = [_polygon(shape, height, width) for shape in shapes if shape.get("shape_type") != "mask"]
+    polygons = check_polygons([p.ravel().tolist() for p in drawn], height, width, TOLERANCE) if drawn else []
+    masks = [shape for shape in shapes if shape.get("shape_type") == "mask"]
+    if not masks:
+        return polygons
+    whole = np.zeros((height, width), dtype=bool)
+    for shape in masks:
+        _add_mask(shape, whole)
+    if polygons:
+        whole |= polygons_mask(polygons, height, width).astype(bool)
+    if not whole.any():
+        raise SegmentationError("empty object", "it has no pixels")
+    return to_rle(whole)
+
+
+def _polygon(shape: Shape, height: int, width: int) -> Points:
+    kind, points = shape.get("shape_type"), _points(shape)
+    if kind in _POLYGONS or (kind == "rectangle" and len(points) == 4):
+        return points
+    if kind not in ("rectangle", "circle"):
+        what = f"shape_type {shorten(kind)} has no area; polygon, rectangle, circle and mask have"
+        raise SegmentationError("bad shape", what)
+    if len(points) != 2:
+        raise SegmentationError("bad shape", f"a {kind} has two points, found {len(points)}")
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = points
+        return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+    radius = math.dist(*points)
+    if not math.isfinite(radius):
+        raise SegmentationError("bad shape", "a circle has a point that is not finite")
+    corners = round(min(max(math.tau * radius, _CORNERS[0]), _CORNERS[1]))
+    angles = np.arange(corners) * (math.tau / corners)
+    around = points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.asarray(np.clip(around, 0, (width, height)))  # what leaves the image is cut off
+
+
+def _points(shape: Shape) -> Points:
+    """float64 [P, 2]. Raises SegmentationError unless each point is two numbers."""
+    points = shape.get("points")
+    try:
+        if isinstance(points, list) and all(
+            set(map(type, p)) <= {int, float} and len(p) == 2 for p in points
+        ):
+            return np.array(points, dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise SegmentationError("bad shape", f"expected points [[x, y], ..], found {shorten(points)}")
+
+
+def _add_mask(shape: Shape, whole: NDArray[np.bool_]) -> None:
+    """Add the mask of a shape, the part of the image between its two points, both included."""
+    points = _points(shape)
+    if points.shape != (2, 2) or not np.isfinite(points).all() or np.abs(points).max() > sum(whole.shape):
+        raise SegmentationError("bad shape", f"a mask has two points, found {shorten(shape['points'])}")
+    (left, top), (right, bottom) = points.astype(np.int64).tolist()
+    if not (0 <= left <= right < whole.shape[1] and 0 <= top <= bottom < whole.shape[0]):
+        where = (
+            f"a mask reaches {[left, top, right, bottom]}, its image is {whole.shape[1]} x {whole.shape[0]}"
+        )
+        raise SegmentationError("outside its image", where)
+    size = right - left + 1, bottom - top + 1
+    whole[top : bottom + 1, left : right + 1] |= _decoded(shape.get("mask"), size)
+
+
+def _decoded(text: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A PNG in base64 of the given width and height, which is not decoded if it has another."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = io.BytesIO(base64.b64decode(text, validate=True))
+            with Image.open(content, formats=["PNG"]) as file:
+                if file.size != size:
+                    raise ValueError(f"its picture is {file.size}, its points say {size}")
+                values = np.asarray(file).astype(bool)
+    except Exception as error:  # a decoder fed with untrusted bytes may raise anything
+        reason = shorten(str(error) or type(error).__name__, 100)
+        raise SegmentationError("bad mask", f"its mask is not a PNG in base64: {reason}") from error
+    return values if values.ndim == 2 else np.asarray(values[:, :, :3].any(axis=2))
