@@ -30,25 +30,27 @@ def write_panoptic(found: Predictions, table: Sequence[ClassInfo], folder: Path,
     segments = []
     for segment in found.segments or []:
         rle, info = to_rle(ids == segment["id"]), table[segment["label"]]
-        facts = {"id": segment["id"], "category_id": info.id, "isthing": int(info.is_thing), "iscrowd": 0}
+        facts = {"id": segment["id"], "category_id": info.id, "isthing": int(info.is_thing)}
         box = [int(side) for side in coco_mask.toBbox(rle)]
-        facts |= {"area": int(coco_mask.area(rle)), "bbox": box, "score": segment["score"]}
-        segments.append(facts)
+        facts |= {"iscrowd": segment.get("iscrowd", 0), "area": int(coco_mask.area(rle)), "bbox": box}
+        segments.append(facts | ({"score": segment["score"]} if "score" in segment else {}))
     return {"file_name": f"{name}.png", "segments_info": segments}
 
 
-def write_semantic(found: Predictions, table: Sequence[ClassInfo], folder: Path, name: str) -> None:
+def write_semantic(
+    found: Predictions, table: Sequence[ClassInfo], folder: Path, name: str, void: int = 255
+) -> None:
     """NAME.png: a category id for each pixel, in one kind of PNG for all images of a table.
 
     Ids below 256: 8 bits with a palette of colours; below 65536: 16 bits; below 2**24: red + 256 green +
-    65536 blue. Raises DataError for ids beyond.
+    65536 blue. void: the value of pixels that are of no class (-1). Raises DataError for ids beyond.
     """
     assert found.semantic is not None
     ids = [info.id for info in table]
     if min(ids) < 0 or max(ids) >= BELOW:
         what = f"category ids from {min(ids)} to {max(ids)} do not fit into an index PNG"
         raise DataError(what, folder, "number the categories from 0 on, or use --format overlay")
-    values = np.array(ids)[found.semantic.numpy()]
+    values = np.array([*ids, void])[found.semantic.numpy()]
     if max(ids) < 256:
         picture = Image.fromarray(values.astype(np.uint8))
         picture.putpalette(_palette(table))
@@ -69,16 +71,21 @@ def _palette(table: Sequence[ClassInfo]) -> bytes:
 def panoptic_document(
     entries: Sequence[tuple[dict[str, Any], dict[str, Any]]], table: Sequence[ClassInfo], info: dict[str, Any]
 ) -> dict[str, Any]:
-    """A COCO panoptic json of (image, annotation) pairs, whose ids are their numbers from 1 on."""
-    numbered = list(enumerate(entries, 1))
-    categories = [
-        {"id": c.id, "name": c.name, "isthing": int(c.is_thing)}
-        | ({"color": list(c.colour)} if c.colour else {})
-        for c in table
-    ]
+    """A COCO panoptic json of (image, annotation) pairs; images without an id get their number, from 1 on."""
+    numbered = [({"id": i, **image}, annotation) for i, (image, annotation) in enumerate(entries, 1)]
     return {
         "info": info,
-        "images": [{"id": i, **image} for i, (image, _) in numbered],
-        "annotations": [{"image_id": i, **annotation} for i, (_, annotation) in numbered],
-        "categories": categories,
+        "images": [image for image, _ in numbered],
+        "annotations": [{"image_id": image["id"], **annotation} for image, annotation in numbered],
+        "categories": coco_categories(table),
     }
+
+
+def coco_categories(table: Sequence[ClassInfo]) -> list[dict[str, Any]]:
+    """The classes as COCO lists them, with a colour and LVIS's frequency where the data says them."""
+    return [
+        {"id": c.id, "name": c.name, "isthing": int(c.is_thing)}
+        | ({"color": list(c.colour)} if c.colour else {})
+        | ({"frequency": c.frequency} if c.frequency else {})
+        for c in table
+    ]

@@ -18,13 +18,18 @@ Ring = NDArray[np.float64]  # [P, 2]: x, y; closed without repeating the first p
 
 def mask_polygons(mask: NDArray[Any]) -> list[list[Ring]]:
     """The connected parts of a mask [H, W], the largest first; each is its outline followed by its holes."""
-    padded = np.pad(np.asarray(mask, dtype=np.float64), 1)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return []
+    corner = np.array([columns[0], rows[0]])  # objects are much smaller than images
+    inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    padded = np.pad(np.asarray(inside, dtype=np.float64), 1)
     generator = contour_generator(z=padded, fill_type=FillType.OuterOffset)
     filled: Any = generator.filled(0.5, np.inf)
     points, offsets = filled
     parts = []
     for xy, cuts in zip(points, offsets, strict=True):
-        rings = [_corners(xy[a:b] - 0.5) for a, b in pairwise(cuts)]
+        rings = [_corners(xy[a:b] - 0.5) + corner for a, b in pairwise(cuts)]
         parts.append([ring for ring in rings if len(ring) > 2])
     return sorted((part for part in parts if part), key=lambda part: -ring_area(part[0]))
 

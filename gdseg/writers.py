@@ -1,14 +1,14 @@
 """What `gdseg predict --format` writes for one image: overlay, png, labelme, yolo.
 
 The COCO file, one for all images, is coco_json.py's. Each writer takes the image, what was found,
-the folder of its format and a name without suffix.
+the folder of its format and a name without suffix. layouts/ writes data sets with the same rows and shapes.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from gdseg.files import write_atomic, write_json
-from gdseg.polygons import mask_polygons, one_ring
+from gdseg.polygons import Ring, mask_polygons, one_ring
 from gdseg.structures import Predictions
 from gdseg.view.draw import Pixels, draw
 
@@ -56,40 +56,48 @@ def write_labelme(image: Pixels, found: Predictions, folder: Path, name: str) ->
     """NAME.json as labelme reads it; parts of an object share a group_id, holes join the outline."""
     shapes: list[dict[str, Any]] = []
     for i, label in enumerate(found.labels.tolist()):
-        parts = mask_polygons(found.mask(i).numpy())
-        for rings in parts:
-            shapes.append(
-                {
-                    "label": _class(found, label),
-                    "points": one_ring(rings).tolist(),
-                    "group_id": i + 1 if len(parts) > 1 else None,
-                    "shape_type": "polygon",
-                    "flags": {},
-                    "description": f"score {float(found.scores[i]):.3f}",
-                }
-            )
-    height, width = found.size
-    document = {
-        "version": "5.5.0",
-        "flags": {},
-        "shapes": shapes,
-        "imagePath": _from(folder, found.path or name),
-    }
-    write_json(
-        folder / f"{name}.json", {**document, "imageData": None, "imageHeight": height, "imageWidth": width}
-    )
+        rings = [one_ring(part) for part in mask_polygons(found.mask(i).numpy())]
+        about = f"score {float(found.scores[i]):.3f}"
+        shapes += labelme_polygons(_class(found, label), rings, i + 1, description=about)
+    document = labelme_document(shapes, _from(folder, found.path or name), found.size)
+    write_json(folder / f"{name}.json", document)
+
+
+def labelme_polygons(name: str, rings: Sequence[Ring], group: int, **more: Any) -> list[dict[str, Any]]:
+    """labelme's shapes of an object of the class `name`: its parts share the number `group`."""
+    return [
+        {
+            "label": name,
+            "points": ring.tolist(),
+            "group_id": group if len(rings) > 1 else None,
+            "shape_type": "polygon",
+            "flags": {},
+            **more,
+        }
+        for ring in rings
+    ]
+
+
+def labelme_document(shapes: list[dict[str, Any]], image: str, size: tuple[int, int]) -> dict[str, Any]:
+    """labelme's json of one image, whose path is relative to the json's folder; size: height, width."""
+    about: dict[str, Any] = {"version": "5.5.0", "flags": {}, "imagePath": image, "imageData": None}
+    return {**about, "shapes": shapes, "imageHeight": size[0], "imageWidth": size[1]}
 
 
 def write_yolo(image: Pixels, found: Predictions, folder: Path, name: str) -> None:
     """NAME.txt: a line for each object, its label and a polygon in shares of width and height."""
     lines = []
-    height, width = found.size
     for i, label in enumerate(found.labels.tolist()):
         rings = [ring for part in mask_polygons(found.mask(i).numpy()) for ring in part]
         if rings:
-            points = one_ring(rings) / (width, height)
-            lines.append(" ".join([str(label), *(f"{value:.6g}" for value in points.ravel())]))
+            lines.append(yolo_row(label, rings, found.size))
     write_atomic(folder / f"{name}.txt", "".join(line + "\n" for line in lines))
+
+
+def yolo_row(label: int, rings: list[Ring], size: tuple[int, int]) -> str:
+    """A row of YOLO-seg: the rings joined to one, in shares of the image; size: height, width."""
+    points = one_ring(rings) / size[::-1]
+    return " ".join([str(label), *(f"{value:.6g}" for value in points.ravel())])
 
 
 WRITERS: dict[str, Writer] = {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gdseg.cli import data_convert
 from gdseg.cli.console import err, out, print_json, print_table
 from gdseg.cli.options import DebugOpt, JsonOpt, OverridesArg, OverwriteOpt
 from gdseg.errors import UsageError
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from gdseg.recipe import Data
 
 data_app = typer.Typer(
-    help="Make, inspect and split data sets.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Make, inspect, split and convert data sets.", no_args_is_help=True, rich_markup_mode="rich"
 )
+data_app.command("convert", help=data_convert.HELP)(data_convert.command)
 DataArg = Annotated[str, typer.Argument(metavar="DATA", help="Folder of the data set, or 'shapes'.")]
 TaskOpt = Annotated[
     str | None,
@@ -87,7 +89,7 @@ def inspect(
     from gdseg.data.dataset import open_dataset, richest_task
     from gdseg.data.inspect import inspect_dataset
 
-    keys = _data_keys(data, overrides)
+    keys = data_keys(data, overrides)
     chosen = check_task(task) if task else richest_task(keys, "train")
     report = inspect_dataset(open_dataset(keys, task=chosen, strict=False))
     if json:
@@ -105,7 +107,7 @@ def check_task(task: str) -> str:
     return task
 
 
-def _data_keys(root: str, overrides: list[str] | None) -> "Data":
+def data_keys(root: str, overrides: list[str] | None) -> "Data":
     """The default data section; the overrides name files that looking does not find."""
     from gdseg.recipe_yaml import DEFAULT_RECIPE, load_recipe
 
@@ -173,7 +175,7 @@ def split(
         raise UsageError("--out is a folder, a file is needed", path, "as --out split.json")
     if path.exists() and not overwrite:
         raise UsageError("the file exists", path, "use --overwrite to replace it or name another --out")
-    keys = _data_keys(data, overrides)
+    keys = data_keys(data, overrides)
     chosen = check_task(task) if task else richest_task(keys, "train")
     records = open_dataset(keys, parts=("train",), task=chosen).train
     part = split_by_ratio(records, ratio, seed)

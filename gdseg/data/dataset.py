@@ -118,6 +118,15 @@ def richest_task(data: Data, part: str) -> str:
     return next((task for task, _ in _tasks_there(root, part, data)), "instance")
 
 
+def has_part(data: Data, part: str, task: str) -> bool:
+    """Whether the folder holds labels of a part for a task. Raises DataError where that is doubtful."""
+    if data.root == "shapes" or (part == "val" and data.val == "none"):
+        return data.val != "none" or part == "train"
+    root = Path(data.root).expanduser()
+    formats = [f for f in FORMATS if task in f.tasks and data.format in ("auto", f.name)]
+    return root.is_dir() and any(each.find(root, part, data, task) is not None for each in formats)
+
+
 def _tasks_there(root: Path, part: str, data: Data) -> Iterator[tuple[str, str]]:
     """(task, format) of all labels of a part, those of one format from the richest task to the poorest."""
     formats = [f for f in FORMATS if data.format in ("auto", f.name)] if root.is_dir() else []

@@ -106,10 +106,11 @@ def _names(listed: Path | None, maps: Sequence[Path]) -> dict[str, None]:
     if listed is None:
         return dict.fromkeys(path.stem for path in maps)
     try:
-        lines = [line.split() for line in listed.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise DataError("cannot read the list of images", listed, "a text file, one name a line") from error
-    names = dict.fromkeys(words[0] for words in lines if words)
+    stems = {path.stem for path in maps}  # a name may have blanks, or a number behind it
+    names = dict.fromkeys(line if line in stems else line.split()[0] for line in lines if line)
     if not names:
         raise DataError("the list names no image", listed, "one name a line, as 2007_000032")
     return names

@@ -1,0 +1,114 @@
+"""A data set of any format that gdseg reads, written in another one. Called by `gdseg data convert`.
+
+Readers say what a poorer task sees of richer labels (things of a panoptic map), so a layout asks for the task
+whose labels it holds. Everything is written beside `out` first: it is whole or not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from gdseg.data.dataset import Dataset, has_part, open_dataset
+from gdseg.errors import MachineError, UsageError
+from gdseg.layouts.coco import write_coco, write_lvis
+from gdseg.layouts.job import Job
+from gdseg.layouts.labelme import write_labelme_folder
+from gdseg.layouts.maps import write_coco_panoptic, write_semantic_folders
+from gdseg.layouts.voc import write_voc
+from gdseg.layouts.yolo import write_yolo_folders
+from gdseg.recipe import Data
+from gdseg.runs import refuse_non_empty
+
+
+class Layout(NamedTuple):
+    """The task whose labels a layout holds, and what writes a part of a data set in it."""
+
+    task: str
+    write: Callable[[Job], None]
+
+
+LAYOUTS = {
+    "coco": Layout("instance", write_coco),
+    "lvis": Layout("instance", write_lvis),
+    "yolo": Layout("instance", write_yolo_folders),
+    "labelme": Layout("instance", write_labelme_folder),
+    "voc": Layout("instance", write_voc),
+    "coco_panoptic": Layout("panoptic", write_coco_panoptic),
+    "semantic": Layout("semantic", write_semantic_folders),
+}
+
+
+@dataclass
+class Summary:
+    """What was written: images, objects and crowds of each part; notes: what the layout could not hold."""
+
+    out: str
+    format: str
+    task: str
+    classes: int
+    parts: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+def convert(
+    data: Data, out: Path, to: str, how: str = "link", progress: Callable[[int, int], None] | None = None
+) -> Summary:
+    """Write the data set that `data` names into the new folder `out` in the layout `to`, one of LAYOUTS.
+
+    Parts that are not there are left out. how: see `Job`. progress: called with images done and in all.
+    Raises UsageError for a folder that is not empty or lies in the data set, DataError as `open_dataset` and
+    for faulty label maps, MachineError when writing fails; then nothing is left of `out`.
+    """
+    layout = LAYOUTS[to]
+    refuse_non_empty(out, overwrite=None)
+    dataset = _open(data, layout.task)
+    if out.resolve().is_relative_to(dataset.root.resolve()):
+        raise UsageError("--out lies in the data set, which is left as it is", out, "name a folder beside it")
+    summary = Summary(str(out), to, layout.task, len(dataset.classes))
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        _write(dataset, layout, temporary, how, summary, progress or (lambda done, total: None))
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise MachineError(f"cannot write: {reason}", out, "check the path and its permissions") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return summary
+
+
+def _open(data: Data, task: str) -> Dataset:
+    there = [part for part in ("train", "val") if has_part(data, part, task)]
+    return open_dataset(data, there or ("train",), task=task)  # without any: says what was looked for
+
+
+def _write(
+    dataset: Dataset,
+    layout: Layout,
+    folder: Path,
+    how: str,
+    summary: Summary,
+    progress: Callable[[int, int], None],
+) -> None:
+    total, done = len(dataset.train) + len(dataset.val), Counter[str]()
+
+    def tell() -> None:
+        done["images"] += 1
+        progress(done["images"], total)
+
+    notes: Counter[str] = Counter()
+    folder.mkdir(parents=True)
+    for part, records in (("train", dataset.train), ("val", dataset.val)):
+        if records:
+            job = Job(part, records, dataset.table, layout.task, folder, how, tell, notes=notes)
+            layout.write(job)
+            summary.parts[part] = {name: job.counts[name] for name in ("images", "objects", "crowds")}
+    summary.notes = dict(notes)

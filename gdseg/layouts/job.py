@@ -1,0 +1,103 @@
+"""One part of a data set on its way into another layout: its images, put in place, and what was dropped.
+
+Called by the writers of the layouts, made by convert.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gdseg.data.label_maps import with_masks
+from gdseg.errors import MachineError
+from gdseg.structures import ClassInfo, Record
+from gdseg.writers import unique_name
+
+IMAGES = ("link", "copy", "symlink")
+
+
+@dataclass
+class Job:
+    """What a writer gets: the records of `part` ("train" or "val") with their classes, and the folder `out`.
+
+    how: one of IMAGES. tell: called after each image. counts: images, objects, crowds. notes: what the layout
+    cannot hold, and how often.
+    """
+
+    part: str
+    records: Sequence[Record]
+    table: list[ClassInfo]
+    task: str
+    out: Path
+    how: str = "link"
+    tell: Callable[[], None] = lambda: None
+    counts: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def each(self, folder: str, *, flat: bool = False) -> Iterator[tuple[Record, PurePosixPath]]:
+        """Each record, and its image's path in `folder` of `out`, where it has been put.
+
+        Paths are those below the images' common folder, without "..", no two alike but for the suffix, nor
+        like one that another part has put there; flat: without folders. Raises MachineError when an image
+        cannot be put there.
+        """
+        for record, name in zip(self.records, self._names(self.out / folder, flat), strict=True):
+            put(record.path, self.out / folder / name, self.how)
+            self.counts["images"] += 1
+            yield record, name
+            self.tell()
+
+    def _names(self, folder: Path, flat: bool) -> list[PurePosixPath]:
+        paths = [Path(os.path.abspath(record.path)) for record in self.records]
+        top = os.path.commonpath([path.parent for path in paths]) if paths else ""
+        taken: dict[PurePosixPath, set[str]] = {}
+        names = []
+        for path in paths:
+            below = PurePosixPath(path.relative_to(top).as_posix())
+            if flat:
+                below = PurePosixPath("_".join(below.parts))
+            if below.parent not in taken:
+                taken[below.parent] = {path.stem.lower() for path in (folder / below.parent).glob("*")}
+            unique = unique_name(Path(below.name), taken[below.parent])
+            names.append(below.parent / f"{unique}{below.suffix}")
+        return names
+
+    def objects(self, record: Record) -> list[dict[str, Any]]:
+        """A record's annotations, counted; those of a label map as masks. Raises DataError for a bad map."""
+        found = list(with_masks(record, self.task).annotations or ())
+        for annotation in found:
+            self.counts["crowds" if annotation["iscrowd"] else "objects"] += 1
+        return found
+
+
+def put(image: Path, target: Path, how: str) -> None:
+    """Hard-link (copy where that is not possible), copy or symlink an image. Raises MachineError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if how == "symlink":
+            target.symlink_to(image.resolve())
+        elif how == "copy" or not _linked(image, target):
+            shutil.copyfile(image, target)
+    except OSError as error:
+        what = f"cannot put the image there: {error.strerror or error}"
+        raise MachineError(what, target, "check the disk's space and permissions") from error
+
+
+def _linked(image: Path, target: Path) -> bool:
+    try:
+        os.link(image.resolve(), target)  # of a symlink, what it means
+    except OSError:  # another disk, or one that knows no links
+        return False
+    return True
+
+
+def size_of(record: Record) -> tuple[int, int]:
+    """(height, width); every reader knows them."""
+    assert record.height is not None
+    assert record.width is not None
+    return record.height, record.width
