@@ -41,7 +41,7 @@ def masks() -> dict[str, np.ndarray]:
         "parts": box(20, 1, 26, 5) | box(30, 1, 33, 3),
         "dots": box(40, 2, 41, 3) | box(41, 3, 42, 4) | box(44, 2, 45, 3),
         "rim": box(0, 20, 12, 37),
-        "noise": (np.random.default_rng(3).random(SIZE) > 0.5) & box(20, 10, 50, 30),
+        "noise": (np.random.default_rng(3).random(SIZE) > 0.35) & box(20, 10, 50, 30),
     }
 
 
