@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from gdseg.errors import MachineError, UsageError
@@ -37,3 +39,21 @@ def amp_dtype(precision: str, device: torch.device) -> torch.dtype:
         # bf16 arithmetic begins with compute capability 8.0; older devices only emulate it
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory this process has held so far, in MiB: peak_rss_mib, on a GPU peak_cuda_mib too.
+
+    Data loading processes are not in it. Where the system does not tell (Windows), peak_rss_mib is missing.
+    """
+    peak = {}
+    try:
+        import resource
+    except ImportError:  # Windows
+        pass
+    else:
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak["peak_rss_mib"] = round(held / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    if device.type == "cuda":
+        peak["peak_cuda_mib"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return peak

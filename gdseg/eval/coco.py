@@ -55,6 +55,8 @@ def score(
             found = federated_found(found, truth, _ordered(records), category_ids, limit)
         tables = accumulate(judged, found, sizes, category_ids, kind, limit, areas)
         scores.metrics |= {f"{kind}_{name}": value for name, value in tables.metrics(limit).items()}
+        if scores.precision is None:  # masks come first
+            scores.precision = tables.precision[..., 0, -1]
         for group, letter in GROUPS.items() if federated else ():
             labels = [label for label, frequency in enumerate(frequencies) if frequency == letter]
             scores.metrics[f"{kind}_ap_{group}"] = tables.ap(labels)

@@ -1,12 +1,13 @@
 """Pseudo-labels of single images at full size, by the very rule of training (`pseudo.pseudo_targets`).
 
 Training keeps masks at stride 4; labels that people look at and edit need the image's own size.
-Called by `gdseg pseudo-label`.
+Called by `gdseg pseudo-label` and the run report.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from pycocotools import mask as coco_mask
@@ -45,13 +46,19 @@ def _full_size(
 ) -> Predictions:
     """Predictions of mask logits [N, h, w], best first, without those that have no pixel at full size."""
     order = scores.argsort(descending=True, stable=True)
-    rles = []
-    for part in torch.split(masks[order], canvas.chunk) if len(masks) else ():
-        inside = (canvas.restore(part).sigmoid() > rule.pixel_threshold).cpu().numpy()
-        rles += [coco_mask.encode(mask.astype("uint8", order="F")) for mask in inside]
+    rles = full_size_rles(masks[order], canvas, rule.pixel_threshold)
     boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in rles]).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     found = Predictions(
         "image", canvas.original, labels[order].cpu(), scores[order].cpu(), boxes, rles, names
     )
     return found.select(torch.tensor([coco_mask.area(rle) > 0 for rle in rles], dtype=torch.bool))
+
+
+def full_size_rles(masks: Tensor, canvas: Canvas, pixel_threshold: float) -> list[dict[str, Any]]:
+    """RLEs, at the image's size on disk, of mask logits [N, h, w]; some may be empty."""
+    rles = []
+    for part in torch.split(masks, canvas.chunk) if len(masks) else ():
+        inside = (canvas.restore(part).sigmoid() > pixel_threshold).cpu().numpy()
+        rles += [coco_mask.encode(mask.astype("uint8", order="F")) for mask in inside]
+    return rles

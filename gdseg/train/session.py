@@ -17,6 +17,7 @@ from types import FrameType
 import torch
 
 from gdseg.data.dataset import Dataset
+from gdseg.device import peak_memory
 from gdseg.errors import InterruptedRun, UsageError
 from gdseg.eval.run import evaluate
 from gdseg.files import replace_file
@@ -63,7 +64,8 @@ class Session:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         seconds = time.monotonic() - self._began
-        append_json(self.run / "time.jsonl", {"step": self.start_step, "seconds": round(seconds, 1)})
+        spent = {"step": self.start_step, "seconds": round(seconds, 1), **peak_memory(self.learner.device)}
+        append_json(self.run / "time.jsonl", spent)
 
     def resume(self, networks: Mapping[str, torch.nn.Module]) -> None:
         """Go on from the last saved state; `networks` are all networks the loop changes."""

@@ -81,6 +81,7 @@ def record_run(
         "data": str(start.dataset.root),
         "data_sha256": _labels_sha256(start.dataset),
         "classes": start.dataset.classes,
+        "images": {"train": len(start.dataset.train), "val": len(start.dataset.val)},
         "labelled": len(start.labelled),
         "split_sha256": start.split.sha256,
     }
