@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gdseg.errors import CheckpointError, UsageError
 
 RUNS = Path("runs")
 VERBS = ("pretrain", "distill")
+ROLES = ("teacher", "student")
 
 
 def new_run(verb: str, recipe_name: str, out: Path | None, *, overwrite: bool) -> Path:
@@ -108,3 +110,19 @@ def find_checkpoint(given: str | Path | None, role: str | None = None, verb: str
             return folder / name
     wanted = f"{role} network" if role else "network"
     raise CheckpointError(f"the run holds no {wanted}", folder, "has it saved a checkpoint yet?")
+
+
+def networks_of(run: Path) -> dict[str, Path]:
+    """Name -> file of the networks a run has: teacher, student.
+
+    Of a distillation whose pretrained teacher is still there: pretrained teacher, EMA teacher, student.
+    """
+    found = {}
+    with suppress(CheckpointError):
+        found["pretrained teacher"] = teacher_of(run)
+    for role in ROLES:
+        with suppress(CheckpointError):
+            # a distillation's own teacher is the student's moving average
+            name = "EMA teacher" if role == "teacher" and found else role
+            found[name] = find_checkpoint(run, role)
+    return found

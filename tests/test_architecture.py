@@ -14,7 +14,8 @@ LAYERS = {
     2: ["data", "models", "view", "polygons"],
     3: ["eval", "predict", "export", "coco_json", "writers", "map_writers", "layouts"],
     4: ["train"],
-    5: ["bench", "bench_op", "bench_others", "doctor", "cli", "__main__"],
+    5: ["report"],
+    6: ["bench", "bench_op", "bench_others", "doctor", "cli", "__main__"],
 }  # fmt: skip
 LAYER = {name: number for number, names in LAYERS.items() for name in names}
 HOMES = {

@@ -21,6 +21,7 @@ from gdseg.cli import (
     pretrain,
     pseudo_label,
     recipe,
+    report,
     visualize,
 )
 from gdseg.errors import GdsegError, MachineError
@@ -40,6 +41,7 @@ for name, module in {
     "eval": eval,
     "predict": predict,
     "visualize": visualize,
+    "report": report,
     "convert": convert,
     "bench": bench,
     "doctor": doctor,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +11,9 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json, print_table
-from gdseg.cli.eval_tables import class_table, main_table
 from gdseg.cli.progress import progress
 from gdseg.errors import CheckpointError, DataError, UsageError
+from gdseg.runs import ROLES
 
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
@@ -35,7 +34,6 @@ EXAMPLES = """Examples:
 
   gdseg eval runs/R --boundary --areas 100,400      boundary AP too; other limits of S, M, L
 """
-ROLES = ("teacher", "student")
 
 
 Arguments = Annotated[
@@ -156,7 +154,7 @@ def networks(given: str | None, role: str | None) -> dict[str, Path]:
 
     Without a role, a distillation shows the pretrained teacher it started from, if it is still there.
     """
-    from gdseg.runs import find_checkpoint, last_run, teacher_of
+    from gdseg.runs import find_checkpoint, last_run, networks_of
 
     if given is not None and Path(given).is_file():
         if role is not None:
@@ -164,20 +162,10 @@ def networks(given: str | None, role: str | None) -> dict[str, Path]:
         return {Path(given).stem: Path(given)}
     run = str(last_run()) if given is None else given
     if role in ROLES:
-        return {str(role): find_checkpoint(run, role)}
-    found = {}
-    if role is None:
-        with suppress(CheckpointError):
-            found["pretrained teacher"] = teacher_of(Path(run))
-    for name in ROLES:
-        try:
-            # a distillation's own teacher is the student's moving average
-            shown = "EMA teacher" if name == "teacher" and found else name
-            found[shown] = find_checkpoint(run, name)
-        except CheckpointError:
-            if role == "both":
-                raise
-    return found or {"network": find_checkpoint(run)}
+        return {role: find_checkpoint(run, role)}
+    if role == "both":
+        return {name: find_checkpoint(run, name) for name in ROLES}
+    return networks_of(Path(run)) or {"network": find_checkpoint(run)}
 
 
 def check_classes(network: Network, dataset: Dataset, path: Path) -> None:
@@ -292,6 +280,8 @@ def _report(
         return
     if quiet:
         return
+    from gdseg.eval.tables import class_table, main_table
+
     print_table(*main_table(scores))
     for name, s in scores.items() if per_class else ():
         print_table(f"{name}, each class, %", *class_table(s))

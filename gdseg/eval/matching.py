@@ -1,7 +1,7 @@
 """Which found object is which true one, in one image and at one IoU: for precision, recall and single images.
 
 The greedy matching of the COCO API (BSD, pycocotools/cocoeval.py evaluateImg), which the tests hold this to.
-Averages over IoUs and recalls are AP, in eval/ap.py. Called by pseudo_quality.py and single_images.py.
+Averages over IoUs and recalls are AP, in eval/ap.py. Called by eval/ and report/.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How good pseudo-labels are at the rule's threshold and at others: how many, how many right, what they miss.
 
 Objects are matched at IoU 0.5 as by COCO (eval/matching.py), segments as for panoptic quality, pixels one by
-one. Called by train/pseudo_review.py.
+one. Called by report/pseudo_review.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An image's quality is the panoptic quality (arXiv 1801.00868 §4.1) of its objects or segments, all classes
 pooled, for semantic maps the mean IoU of its classes. Objects count from the score on at which F1 over all
-images is highest. Called by train/report.py.
+images is highest. Called by gdseg/report/.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def record_run(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "seed": recipe.seed,
         "data": str(start.dataset.root),
-        "data_sha256": _labels_sha256(start.dataset),
+        "data_sha256": labels_sha256(start.dataset),
         "classes": start.dataset.classes,
         "images": {"train": len(start.dataset.train), "val": len(start.dataset.val)},
         "labelled": len(start.labelled),
@@ -88,8 +89,8 @@ def record_run(
     write_json(run / "run.json", {**about, **facts})
 
 
-def _labels_sha256(dataset: Dataset) -> str | None:
-    """Of the training json, or of the ids and sizes of the files in a folder of label maps."""
+def labels_sha256(dataset: Dataset) -> str | None:
+    """The sha256 of the training json, or of the ids and sizes of the files in a folder of label maps."""
     labels = dataset.train_json
     if labels is None or labels.is_file():
         return file_sha256(labels) if labels else None
@@ -103,11 +104,16 @@ def objects_per_image(records: Sequence[Record], task: str) -> float:
 
     0 without images; of images with label maps, 100 are looked at.
     """
+    return sum(labels_per_image(records, task).values())
+
+
+def labels_per_image(records: Sequence[Record], task: str) -> dict[int, float]:
+    """`objects_per_image` by label; a label without objects is missing."""
     if any(r.label_map for r in records):
         step = max(1, len(records) // _COUNTED_MAPS)
         records = [with_masks(record, task) for record in records[::step]]
-    counts = [sum(not a.get("iscrowd") for a in r.annotations or ()) for r in records]
-    return sum(counts) / len(counts) if counts else 0.0
+    counts = Counter(a["label"] for r in records for a in r.annotations or () if not a.get("iscrowd"))
+    return {label: count / len(records) for label, count in counts.items()}
 
 
 def _git_commit() -> str | None:

@@ -17,7 +17,9 @@ _GOLDEN = 0.618033988749895
 
 
 def class_colour(label: int) -> Colour:
-    """(red, green, blue) in 0..255 of a label >= 0."""
+    """(red, green, blue) in 0..255 of a label; grey below 0: of no class."""
+    if label < 0:
+        return 128, 128, 128
     if label < len(_BASE):
         value = int(_BASE[label], 16)
         return value >> 16, value >> 8 & 255, value & 255

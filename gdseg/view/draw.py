@@ -26,7 +26,18 @@ Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 READABLE = 640  # pixels: a longest edge below this is enlarged
-FILL, FAINT_FILL = 0.45, 0.15  # opacity of masks that count, and of ignored ones
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a kind of mask is drawn: opacity inside; dashes and gaps of the outline in line widths."""
+
+    fill: float
+    dash: int = 1
+    gap: int = 0
+
+
+SOLID, DASHED, DOTTED = Look(0.45), Look(0.15, 4, 4), Look(0.0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,13 @@ def draw(
     found: Predictions,
     ignored: Predictions | None = None,
     *,
+    dropped: Predictions | None = None,
     size: tuple[int, int] | None = None,
     labels: bool = True,
 ) -> Image.Image:
     """The image [H, W, 3] with filled, outlined and named masks; `ignored` ones dashed and faint.
 
+    dropped: masks with a dotted outline alone, and no name.
     size: (width, height) of the result; None: `readable_size`. A score that is NaN is not written.
     """
     height, width = image.shape[:2]
@@ -82,10 +95,12 @@ def draw(
     photo = Image.fromarray(image)
     photo = photo if size == photo.size else photo.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     canvas, style = np.array(photo), Style.of(size, labels)
+    if dropped is not None:
+        list(_paint(canvas, dropped, style, DOTTED))
     named: list[tuple[Predictions, int, Box]] = []
-    for predictions, dashed in ((ignored, True), (found, False)):
+    for predictions, look in ((ignored, DASHED), (found, SOLID)):
         if predictions is not None:
-            named += _paint(canvas, predictions, style, dashed=dashed)
+            named += _paint(canvas, predictions, style, look)
     picture = Image.fromarray(canvas)
     if labels:
         _write_labels(picture, named[::-1], style)
@@ -93,7 +108,7 @@ def draw(
 
 
 def _paint(
-    canvas: Pixels, predictions: Predictions, style: Style, *, dashed: bool
+    canvas: Pixels, predictions: Predictions, style: Style, look: Look
 ) -> Iterator[tuple[Predictions, int, Box]]:
     """Draw all masks, the largest first; yield the box right of and below the topmost pixel of each."""
     areas = [int(coco_mask.area(rle)) for rle in predictions.rles]
@@ -104,12 +119,11 @@ def _paint(
         bottom, right = top + mask.shape[0], left + mask.shape[1]
         colour = np.array(class_colour(int(predictions.labels[i])), dtype=np.float32)
         region = canvas[top:bottom, left:right]
-        alpha = FAINT_FILL if dashed else FILL
-        region[mask] = (region[mask] * (1 - alpha) + colour * alpha).astype(np.uint8)
+        region[mask] = (region[mask] * (1 - look.fill) + colour * look.fill).astype(np.uint8)
         edge = _edge(mask, style.line)
-        if dashed:
+        if look.gap:
             diagonals = np.add.outer(np.arange(mask.shape[0]), np.arange(mask.shape[1]))
-            edge &= diagonals // (4 * style.line) % 2 == 0
+            edge &= diagonals // style.line % (look.dash + look.gap) < look.dash
         region[edge] = colour.astype(np.uint8)
         # the label goes to the mask's topmost pixel, which is surely its own
         yield predictions, i, (left + int(mask[0].argmax()), top, right, bottom)
@@ -168,7 +182,7 @@ def _write_labels(picture: Image.Image, named: list[tuple[Predictions, int, Box]
 def label_text(predictions: Predictions, i: int) -> str:
     """ "name 0.87", or what of it is known."""
     label, score = int(predictions.labels[i]), float(predictions.scores[i])
-    name = predictions.names[label] if label < len(predictions.names) else ""
+    name = predictions.names[label] if 0 <= label < len(predictions.names) else ""
     return f"{name} {score:.2f}".strip() if score == score else name
 
 

@@ -1,19 +1,22 @@
-"""Curves of a run: losses, AP of teacher and student, pseudo-labels an image, learning rate.
+"""Curves of a run: losses, AP of teacher and student, pseudo-labels an image.
 
 Reads metrics.jsonl, eval.jsonl and run.json as `train/log.py` and `train/start.py` write them; what
-is missing is left out. Called by `gdseg visualize RUN`.
+is missing is left out. Called by `gdseg visualize RUN` and `gdseg report`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from gdseg.errors import DataError
 from gdseg.runs import read_run
@@ -31,7 +34,7 @@ _METRICS = {
     "pq_stuff": ("panoptic quality", "--"),
     "miou": ("mIoU", "-"),
 }
-_BELOW: dict[str, Any] = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3}
+_BELOW: dict[str, Any] = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2}
 
 
 def plot_run(run: Path, out: Path) -> list[str]:
@@ -39,34 +42,53 @@ def plot_run(run: Path, out: Path) -> list[str]:
 
     Raises DataError when the run has logged nothing.
     """
-    metrics, evals = read_lines(run / "metrics.jsonl"), read_lines(run / "eval.jsonl")
-    panels: dict[str, tuple[Rows, Callable[[Axes, Rows], None]]] = {
-        "losses": ([r for r in metrics if _number(r.get("loss"))], _losses),
-        _measured(evals): ([r for r in evals if any(_number(r.get(key)) for key in _METRICS)], _quality),
-        "pseudo-labels": ([r for r in metrics if _number(r.get("pseudo_per_image"))], _pseudo),
-    }
-    panels = {name: panel for name, panel in panels.items() if panel[0]}
+    panels = run_panels(run)
     if not panels:
         raise DataError(
             "the run has logged nothing yet", run, "it writes its first line after train.log_every steps"
         )
     figure = Figure(figsize=(5.2 * len(panels), 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    burn_in = read_run(run).get("burn_in_steps")
-    for place, (rows, paint) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.values(), strict=True
-    ):
-        paint(place, rows)
-        if _number(burn_in) and burn_in:
-            place.axvline(burn_in, color="0.4", linestyle="--", linewidth=1)
-            place.annotate("burn-in ends", (burn_in, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
-                           textcoords="offset points", fontsize=8, color="0.4")  # fmt: skip
-        place.set_xlabel("optimiser step")
-        place.grid(alpha=0.3)
-        place.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(run.name)
-    figure.savefig(out, dpi=120)
+    places = figure.subplots(1, len(panels), squeeze=False)[0]
+    with rc_context({"text.parse_math": False}):  # names are data
+        for place, (name, paint) in zip(places, panels.items(), strict=True):
+            paint(place)
+            place.set_title(panel_title(name))
+            place.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(run.name)
+        figure.savefig(out, dpi=120)
     return list(panels)
+
+
+def panel_title(name: str) -> str:
+    """What to write over a panel of `run_panels`."""
+    return f"{name} on the validation images (%)" if name in dict(_METRICS.values()) else name
+
+
+def run_panels(run: Path) -> dict[str, Callable[[Axes], None]]:
+    """Name -> what paints the panel, for all that the run has logged."""
+    metrics, evals = read_lines(run / "metrics.jsonl"), read_lines(run / "eval.jsonl")
+    panels: dict[str, tuple[Rows, Callable[[Axes, Rows], None]]] = {
+        "losses": ([r for r in metrics if is_number(r.get("loss"))], _losses),
+        _measured(evals): ([r for r in evals if any(is_number(r.get(key)) for key in _METRICS)], _quality),
+        "pseudo-labels": ([r for r in metrics if is_number(r.get("pseudo_per_image"))], _pseudo),
+    }
+    burn_in = read_run(run).get("burn_in_steps")
+    return {
+        name: partial(_panel, rows=rows, paint=paint, burn_in=burn_in)
+        for name, (rows, paint) in panels.items()
+        if rows
+    }
+
+
+def _panel(axes: Axes, rows: Rows, paint: Callable[[Axes, Rows], None], burn_in: object) -> None:
+    paint(axes, rows)
+    if is_number(burn_in) and burn_in:
+        axes.axvline(burn_in, color="0.4", linestyle="--", linewidth=1)
+        axes.annotate("burn-in ends", (burn_in, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
+                      textcoords="offset points", fontsize=8, color="0.4")  # fmt: skip
+    axes.set_xlabel("optimiser step")
+    axes.grid(alpha=0.3)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -81,35 +103,43 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and _number(row.get("step")):
+        if isinstance(row, dict) and is_number(row.get("step")):
             rows.append(row)
     return rows
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number that can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _curve(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    points = [(row["step"], row[key]) for row in rows if _number(row.get(key))]
+    points = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _colour(label: int) -> tuple[float, float, float]:
+def _marker(rows: Rows) -> str | None:
+    """Dots where there are too few rows for a line to be seen."""
+    return "." if len(rows) < 3 else None
+
+
+def colour(label: int) -> tuple[float, float, float]:
+    """The class colour as matplotlib wants it."""
     red, green, blue = class_colour(label)
     return red / 255, green / 255, blue / 255
 
 
 def _losses(axes: Axes, rows: Rows) -> None:
     """The total, and the largest of its terms summed over layers and streams."""
-    axes.plot(*_curve(rows, "loss"), color="black", label="total")
+    axes.plot(*_curve(rows, "loss"), marker=_marker(rows), color=rcParams["text.color"], label="total")
     grouped = [{"step": row["step"], **_by_kind(row.get("losses"))} for row in rows]
     last = {name: value for name, value in grouped[-1].items() if name != "step"}
     for i, name in enumerate(sorted(last, key=lambda name: -last[name])[:_LOSSES_SHOWN]):
-        axes.plot(*_curve(grouped, name), color=_colour(i), linewidth=1, label=name)
+        axes.plot(*_curve(grouped, name), marker=_marker(rows), color=colour(i), linewidth=1, label=name)
     if all(row["loss"] > 0 for row in rows):
         axes.set_yscale("log")
-    axes.set_title("losses")
+        axes.yaxis.set_major_formatter("{x:g}")  # plain text, as math is not parsed
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(**_BELOW)
 
 
@@ -117,7 +147,7 @@ def _by_kind(losses: object) -> dict[str, float]:
     """Terms of one kind added up: "mask_3", "dn_mask_0", "mask" are "mask"; "_unlabelled" stays apart."""
     sums: dict[str, float] = {}
     for name, value in losses.items() if isinstance(losses, dict) else ():
-        if _number(value):
+        if is_number(value):
             stream = " (unlabelled)" if name.endswith("_unlabelled") else ""
             words = [w for w in name.removesuffix("_unlabelled").split("_") if not w.isdigit()]
             kind = " ".join(w for w in words if w not in ("loss", "final", "interm")) + stream
@@ -146,25 +176,28 @@ def _quality(axes: Axes, rows: Rows) -> None:
                 steps,
                 percent,
                 line,
-                color=_colour(_ROLES.get(role, 2)),
+                color=colour(_ROLES.get(role, 2)),
                 marker="o",
                 markersize=3,
                 label=label,
             )
-    axes.set_title(f"{_measured(rows)} on the validation images (%)")
     axes.set_ylim(bottom=0)
     axes.legend(**_BELOW)
 
 
 def _pseudo(axes: Axes, rows: Rows) -> None:
     """Count an image on the left axis, mean score on the right one."""
-    lines = axes.plot(*_curve(rows, "pseudo_per_image"), color=_colour(2), label="an image (left)")
+    marker = _marker(rows)
+    lines = axes.plot(
+        *_curve(rows, "pseudo_per_image"), marker=marker, color=colour(2), label="an image (left)"
+    )
     steps, scores = _curve(rows, "pseudo_score")
     if steps:
         right = axes.twinx()
-        lines += right.plot(steps, scores, color=_colour(6), linestyle="--", label="mean score (right)")
+        lines += right.plot(
+            steps, scores, marker=marker, color=colour(6), linestyle="--", label="mean score (right)"
+        )
         right.set_ylim(0, 1)
         right.spines["top"].set_visible(False)
     axes.set_ylim(bottom=0)
-    axes.set_title("pseudo-labels")
     axes.legend(handles=lines, **_BELOW)

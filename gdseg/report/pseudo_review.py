@@ -2,7 +2,7 @@
 
 The rule is training's own (`pseudo.choose`, `pseudo_maps`), at the image's test-time size; the threshold is
 also swept. Candidates carry the class score, which the threshold acts on. Letters: D candidates, h w the
-network's grid at stride 4 inside the image, H W the image on disk. Called by train/report.py.
+network's grid at stride 4 inside the image, H W the image on disk. Called by gdseg/report/.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ class Reviewer:
         none = torch.zeros(0)
         ignored = dropped = _predictions(canvas.original, none.long(), none, [], names)
         if (place_HW < 0).any():
-            beyond = torch.tensor([len(names)])  # no class
+            no_class = torch.tensor([-1])
             ignored = _predictions(
-                canvas.original, beyond, torch.tensor([float("nan")]), [to_rle(place_HW < 0)], names
+                canvas.original, no_class, torch.tensor([float("nan")]), [to_rle(place_HW < 0)], names
             )
         return Fate(kept, ignored, dropped, [None] * len(kept))
 

@@ -1,12 +1,13 @@
-"""The tables that `gdseg eval` prints, by what was measured: AP, panoptic quality, or mIoU and accuracies."""
+"""Scores as tables of text, by what was measured: AP, panoptic quality, or mIoU and accuracies.
+
+Called by `gdseg eval` and the run report.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gdseg.eval.scores import Scores
+from gdseg.eval.scores import Scores
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, rows
 _INSTANCE = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "S": "ap_small", "M": "ap_medium", "L": "ap_large"}
@@ -39,12 +40,12 @@ def main_table(scores: dict[str, Scores]) -> Table:
     if "miou" in first.metrics:
         return _table("semantic, %", _SEMANTIC, scores, {"": ""})
     judged = [int(n) for name in first.metrics for n in re.findall(r"_ar(\d+)$", name)]
-    small, medium = first.areas or (0, 0)
-    title = (
-        f"AP and AR, % (AR: {max(judged)} detections; S M L: areas below {small:.0f}, {medium:.0f}, above)"
-    )
+    limit = max(judged, default=100)
+    title = f"AP and AR, % (AR: {limit} detections"
+    if first.areas:
+        title += "; S M L: areas below {:.0f}, {:.0f}, above".format(*first.areas)
     kinds = {f" {kind}": prefix for kind, prefix in _KINDS.items()}
-    return _table(title, _INSTANCE | {"AR": f"ar{max(judged)}"}, scores, kinds)
+    return _table(title + ")", _INSTANCE | {"AR": f"ar{limit}"}, scores, kinds)
 
 
 def _table(title: str, columns: dict[str, str], scores: dict[str, Scores], kinds: dict[str, str]) -> Table:

@@ -1,0 +1,91 @@
+"""Several runs on one page: a table, and the label-budget curve where their numbers of labels differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gdseg.eval.tables import percent
+from gdseg.report.run import Run
+from gdseg.report.setting import labelled_images
+from gdseg.view.page import Block, Figure, Figures, Section, Table, Text
+from gdseg.view.plots import is_number
+from gdseg.view.report_plots import label_budget
+from gdseg.view.svg import inline_svg
+
+_COLUMNS = ("pretrained teacher", "teacher", "EMA teacher", "student")
+
+
+def comparison(runs: Sequence[Run]) -> Section:
+    """A row for each run; runs of different metrics do not share a curve."""
+    best = {run.path: run.best() for run in runs}
+    there = [name for name in _COLUMNS if any(name in each for each in best.values())]
+    gaps = {run.path: _gap_closed(run, runs) for run in runs}
+    rows = []
+    for run in runs:
+        labelled = labelled_images(run)
+        row = [run.name, str(run.about.get("verb", "-")), "-" if labelled is None else str(labelled)]
+        row += [str(run.about.get("seed", "-")), run.metric_name]
+        row += [percent(best[run.path].get(name)) for name in there]
+        rows.append([*row, *([percent(gaps[run.path])] if any(gaps.values()) else [])])
+    header = [
+        "run",
+        "",
+        "labelled images",
+        "seed",
+        "metric",
+        *there,
+        *(["gap closed"] if any(gaps.values()) else []),
+    ]
+    blocks: list[Block] = [Table("Best of each run on its validation images, %", header, rows)]
+    if any(gaps.values()):
+        text = (
+            "Gap closed: (student - pretrained teacher) / (all labels - pretrained teacher), against the mean"
+        )
+        blocks.append(Text(f"{text} of the runs here that pretrained with every label.", ""))
+    for metric in dict.fromkeys(run.metric for run in runs):
+        blocks += _budget([run for run in runs if run.metric == metric])
+    return Section("Comparison", blocks)
+
+
+def _gap_closed(run: Run, runs: Sequence[Run]) -> float | None:
+    """Of a distillation, where the page also has pretraining with every label of the same data."""
+    best = run.best()
+    if not {"student", "pretrained teacher"} <= best.keys():
+        return None
+    data = run.about.get("data_sha256")
+    full = [
+        other.best()["teacher"]
+        for other in runs
+        if other.about.get("verb") == "pretrain"
+        and other.about.get("data_sha256") == data
+        and other.metric == run.metric
+        and _has_all_labels(other)
+        and "teacher" in other.best()
+    ]
+    ceiling = sum(full) / len(full) if full else 0.0
+    gap = ceiling - best["pretrained teacher"]
+    return (best["student"] - best["pretrained teacher"]) / gap if full and gap > 0 else None
+
+
+def _has_all_labels(run: Run) -> bool:
+    if run.data is not None:
+        return len(run.data.labelled) == len(run.data.dataset.train)
+    images = run.about.get("images")
+    total = images.get("train") if isinstance(images, dict) else None
+    return total is not None and labelled_images(run) == total
+
+
+def _budget(runs: Sequence[Run]) -> list[Block]:
+    """The curve of runs that share a metric, if their numbers of labels differ."""
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        labelled, best = labelled_images(run), run.best()
+        for role, name in (("teacher", "labels alone"), ("student", "student")):
+            if is_number(labelled) and labelled and role in best:
+                groups.setdefault(name, []).append((labelled, best[role]))
+    if len({x for points in groups.values() for x, _ in points}) < 2:
+        return []
+    metric = runs[0].metric_name
+    svg = inline_svg(label_budget(groups, metric), f"{metric} over the number of labelled images")
+    caption = "Dots are runs, lines go through the means."
+    return [Figures([Figure(f"{metric} by label budget", svg, caption)])]

@@ -1,0 +1,225 @@
+"""The report's part on pseudo-labels: what teachers label, what the rule makes of it, how much is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gdseg.coco_json import truth_predictions
+from gdseg.data.dataset import open_dataset, unlabelled_pool
+from gdseg.data.images import read_image
+from gdseg.data.label_maps import with_masks
+from gdseg.errors import DataError, GdsegError
+from gdseg.eval.run import Progress
+from gdseg.eval.tables import percent
+from gdseg.predict import load_model
+from gdseg.report.pseudo_review import THRESHOLDS, Fate, Reviewer
+from gdseg.report.run import Run
+from gdseg.structures import Predictions, Record
+from gdseg.train.start import Start, labels_per_image
+from gdseg.view.draw import Pixels, displayable
+from gdseg.view.gallery import Card, Tag, picture
+from gdseg.view.page import Block, Cell, Figure, Figures, Gallery, Section, Table, Text
+from gdseg.view.report_plots import counts, precision_and_recall
+from gdseg.view.sheets import spread
+from gdseg.view.svg import inline_svg
+
+_TAGS = 8  # named below a picture, of each fate
+_UNITS = {"instance": "objects", "panoptic": "segments", "semantic": "pixels"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An unlabelled image, and the same with its labels where they are known."""
+
+    record: Record
+    truth: Record | None
+
+
+def samples(run: Run, data: Start, truth: Path | None, number: int) -> list[Sample]:
+    """At most `number` images of the unlabelled stream that are not labelled, spread evenly.
+
+    Those of the training part have their own labels as truth, those of folders what `truth` (a COCO json or
+    a folder of label maps) says of them. Raises DataError for a folder or a `truth` that cannot be read.
+    """
+    assert run.recipe is not None
+    keys = replace(run.recipe.data, unlabelled_has_labelled=False)
+    known: dict[Any, Record] = {record.image_id: record for record in data.dataset.train}
+    for folder in keys.unlabelled if truth else ():
+        place = replace(keys, train=str(truth), train_images=str(Path(folder).expanduser()), train_maps=None)
+        labels = open_dataset(place, ("train",), task=run.recipe.task, strict=False)
+        if labels.classes != data.dataset.classes:
+            raise DataError(
+                "the truth has other classes than the data", truth, "give labels of the same classes"
+            )
+        known |= {str(record.path.absolute()): record for record in labels.train}
+    pool = unlabelled_pool(data.dataset.train, data.split, keys)
+    chosen = [pool[i] for i in spread(len(pool), number)]
+    return [Sample(r, known.get(r.image_id) or known.get(str(r.path.absolute()))) for r in chosen]
+
+
+def pseudo_labels(run: Run, images: Sequence[Sample], shown: int, device: str, progress: Progress) -> Section:
+    """Label the images with each teacher there is, and show `shown` of them by the last.
+
+    Raises CheckpointError, DataError.
+    """
+    assert run.recipe is not None
+    assert run.data is not None
+    makers = [name for name in ("pretrained teacher", "EMA teacher", "teacher") if name in run.files]
+    reviewers, cards = dict[str, Reviewer](), list[Card]()
+    visible = set(spread(len(images), shown))
+    broken = 0
+    for number, name in enumerate(makers):
+        predictor = load_model(run.files[name], device)
+        if (predictor.classes, predictor.network.recipe.task) != (run.data.dataset.classes, run.recipe.task):
+            run.notes.append(f"The {name} knows other classes or another task, and labels nothing here.")
+            continue
+        reviewer = reviewers[name] = Reviewer(predictor, run.recipe, run.data.dataset.things)
+        for place, image in enumerate(images):
+            progress(number * len(images) + place + 1, len(makers) * len(images))
+            try:
+                pixels = read_image(image.record.path, predictor.network.recipe.backbone.in_channels)
+                fate = reviewer.add(pixels, image.record, image.truth)
+            except DataError:
+                broken += 1
+                continue
+            if name == makers[-1] and place in visible:
+                cards.append(_card(image, displayable(pixels), fate, run))
+    blocks = _blocks(run, reviewers, cards, len(images)) if reviewers else []
+    if broken:
+        blocks.append(Text(f"{broken} images or their labels could not be read.", "note"))
+    return Section("Pseudo-labels", blocks)
+
+
+def _blocks(run: Run, reviewers: dict[str, Reviewer], cards: list[Card], images: int) -> list[Block]:
+    assert run.recipe is not None
+    last = list(reviewers)[-1]
+    judged = reviewers[last].by_rule.judged
+    about = (
+        f"{_rule(run)} Looked at: {images} images outside the split, at test-time size, without augmentation"
+    )
+    about += f"; the truth of {judged} of them is known." if judged else "; their truth is not known."
+    blocks: list[Block] = [Text(about)]
+    if judged:
+        blocks.append(_judged_table(run, reviewers))
+    blocks.append(Figures(list(_figures(run, reviewers))))
+    blocks.append(_class_table(run, reviewers[last], last))
+    legend = list(zip(reviewers[last].predictor.classes[:40], range(40), strict=False))
+    beside = " beside the truth" if judged else ""
+    title = f"By the {last}{beside}: kept filled, ignored dashed, dropped dotted; numbers are class scores"
+    return [*blocks, Gallery(title, cards, legend)]
+
+
+def _rule(run: Run) -> str:
+    assert run.recipe is not None
+    rule, task = run.recipe.distill, run.recipe.task
+    parts = []
+    if task != "semantic":
+        parts.append(f"objects with a class score above {rule.class_threshold:g} are kept")
+        if rule.ignore_threshold:
+            parts.append(f"those above {rule.ignore_threshold:g} are neither object nor background (ignored)")
+        if rule.mask_threshold:
+            parts.append(f"masks need a mean probability of {rule.mask_threshold:g}")
+    if task != "instance":
+        parts.append(f"pixels get the best class above {rule.region_threshold:g}, others are ignored")
+    return f"The rule: {'; '.join(parts)}."
+
+
+def _judged_table(run: Run, reviewers: dict[str, Reviewer]) -> Table:
+    assert run.recipe is not None
+    rows: list[list[str | Cell]] = []
+    for name, reviewer in reviewers.items():
+        tally, images = reviewer.by_rule.tallies[0], max(reviewer.by_rule.images, 1)
+        found = f"{reviewer.by_rule.found.sum() / images:.2f}"
+        precision, recall = tally.precision(), tally.recall()
+        rows.append([name, found, _bar(precision), _bar(recall)])
+    unit = _UNITS[run.recipe.task]
+    how = "one by one" if unit == "pixels" else "matched at IoU 0.5"
+    return Table(
+        f"At the recipe's threshold ({unit} {how}), %",
+        ["labelled by", "an image", "precision", "recall"],
+        rows,
+    )
+
+
+def _figures(run: Run, reviewers: dict[str, Reviewer]) -> Iterator[Figure]:
+    assert run.recipe is not None
+    rule, swept = run.recipe.distill, next(iter(reviewers.values())).swept
+    marks = [getattr(rule, key) for key in swept]
+    axis = " and ".join(f"distill.{key}" for key in swept)
+    if any(reviewer.sweep.judged for reviewer in reviewers.values()):
+        lines = {
+            name: (
+                (THRESHOLDS, [tally.precision() for tally in reviewer.sweep.tallies]),
+                (THRESHOLDS, [tally.recall() for tally in reviewer.sweep.tallies]),
+            )
+            for name, reviewer in reviewers.items()
+        }
+        svg = inline_svg(precision_and_recall(lines, marks, axis), "precision and recall over the threshold")
+        yield Figure("Right, and found, by threshold", svg, "Dotted: the recipe's threshold.")
+    many = {
+        name: (THRESHOLDS, (reviewer.sweep.found.sum(1) / max(reviewer.sweep.images, 1)).tolist())
+        for name, reviewer in reviewers.items()
+    }
+    truth = sum(_prior(run).values())
+    svg = inline_svg(counts(many, marks, axis, truth), "pseudo-labels an image over the threshold")
+    yield Figure("Pseudo-labels an image, by threshold", svg, "Dash-dotted: what the labelled images hold.")
+
+
+def _prior(run: Run) -> dict[int, float]:
+    assert run.data is not None
+    assert run.recipe is not None
+    try:
+        return labels_per_image(run.data.labelled, run.recipe.task)
+    except GdsegError:  # a label map that cannot be read
+        return {}
+
+
+def _class_table(run: Run, reviewer: Reviewer, name: str) -> Table:
+    prior, by_rule = _prior(run), reviewer.by_rule
+    rows: list[list[str | Cell]] = []
+    for label, class_name in enumerate(reviewer.predictor.classes):
+        found = by_rule.found[0, label] / max(by_rule.images, 1)
+        row: list[str | Cell] = [Cell(class_name, label=label), f"{prior.get(label, 0):.2f}", f"{found:.2f}"]
+        if by_rule.judged:
+            row += [_bar(by_rule.tallies[0].precision([label])), _bar(by_rule.tallies[0].recall([label]))]
+        rows.append(row)
+    header = ["class", "by hand, an image", "pseudo, an image"]
+    header += ["precision, %", "recall, %"] if by_rule.judged else []
+    return Table(f"Classes of the pseudo-labels by the {name}", header, rows)
+
+
+def _bar(value: float) -> Cell:
+    return Cell(percent(value), share=value if value == value else 0.0)
+
+
+def _card(image: Sample, pixels: Pixels, fate: Fate, run: Run) -> Card:
+    assert run.recipe is not None
+    rule = run.recipe.distill
+    faint = fate.dropped.filter((rule.ignore_threshold or rule.class_threshold) / 2)
+    name = image.record.path.name
+    pictures = [picture(pixels, fate.kept, f"pseudo-labels of {name}", fate.ignored, faint)]
+    if image.truth is not None:
+        drawn = with_masks(image.truth, run.recipe.task)
+        names = fate.kept.names
+        crowds = truth_predictions(drawn, names, crowds=True)
+        pictures.append(picture(pixels, truth_predictions(drawn, names), f"truth of {name}", crowds))
+    lines = [
+        ("kept", _tags(fate.kept, fate.right)),
+        ("ignored", _tags(fate.ignored)),
+        ("dropped", _tags(faint)),
+    ]
+    return Card(name, pictures, [line for line in lines if line[1]])
+
+
+def _tags(found: Predictions, right: Sequence[bool | None] = ()) -> list[Tag]:
+    words = {True: "right", False: "wrong", None: ""}
+    tags = []
+    for i, (label, score) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), strict=True)):
+        name = found.names[label] if label >= 0 else "unsure pixels"
+        text = f"{name} {score:.2f}" if score == score else name
+        tags.append(Tag(text, label, words[right[i]] if right else ""))
+    rest = len(tags) - _TAGS
+    return tags if rest <= 0 else [*tags[:_TAGS], Tag(f"and {rest} more", -1)]

@@ -1,0 +1,106 @@
+"""The report's plots besides the curves: thresholds, precision and recall, label budget.
+
+Each returns what paints one pair of axes (see svg.py). Called by gdseg/report/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from gdseg.view.plots import colour
+
+Paint = Callable[[Axes], None]
+Line = tuple[Sequence[float], Sequence[float]]  # x, y
+COLOURS = {"pretrained teacher": 2, "teacher": 4, "EMA teacher": 4, "student": 5, "labels alone": 2}
+
+
+def role_colour(name: str, place: int = 0) -> tuple[float, float, float]:
+    """The colour of a network in all plots; place: of one without a role among the others."""
+    return colour(COLOURS.get(name, (4, 5, 2, 6, 11, 0)[place % 6]))
+
+
+def precision_and_recall(lines: Mapping[str, tuple[Line, Line]], marks: Sequence[float], x: str) -> Paint:
+    """Precision solid and recall dashed of each network over a threshold; marks: dotted verticals."""
+
+    def paint(axes: Axes) -> None:
+        for place, (name, (precision, recall)) in enumerate(lines.items()):
+            own = role_colour(name, place)
+            axes.plot(*_percent(precision), color=own, label=f"{name}: precision")
+            axes.plot(*_percent(recall), color=own, linestyle="--", label=f"{name}: recall")
+        _threshold_axis(axes, marks, x)
+        axes.set_ylim(0, 102)
+        axes.set_ylabel("%")
+
+    return paint
+
+
+def counts(lines: Mapping[str, Line], marks: Sequence[float], x: str, truth: float | None) -> Paint:
+    """How many an image over a threshold; truth: the number in the labelled images."""
+
+    def paint(axes: Axes) -> None:
+        for place, (name, line) in enumerate(lines.items()):
+            axes.plot(*line, color=role_colour(name, place), label=name)
+        if truth:
+            axes.axhline(truth, color="0.5", linewidth=1, linestyle="-.", label="labels by hand")
+        _threshold_axis(axes, marks, x)
+        axes.set_ylim(bottom=0)
+
+    return paint
+
+
+def _threshold_axis(axes: Axes, marks: Sequence[float], x: str) -> None:
+    for mark in dict.fromkeys(marks):
+        axes.axvline(mark, color="0.5", linewidth=1, linestyle=":")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(x)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+
+def _percent(line: Line) -> Line:
+    return line[0], [100 * y for y in line[1]]
+
+
+def pr_curves(curves: Mapping[str, NDArray[np.float64]], styles: Mapping[str, tuple[int, str]]) -> Paint:
+    """Precision over recall; curves: precision at recall 0, 0.01, .. 1; styles: colour's label, line."""
+
+    def paint(axes: Axes) -> None:
+        for name, precision in curves.items():
+            label, line = styles[name]
+            recall = np.linspace(0, 100, len(precision))
+            axes.plot(recall, 100 * precision, line, color=colour(label), label=name, linewidth=1.3)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 102)
+        axes.set_xlabel("recall, %")
+        axes.set_ylabel("precision, %")
+        axes.grid(alpha=0.25)
+        if len(curves) <= 6:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+    return paint
+
+
+def label_budget(groups: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> Paint:
+    """(labelled images, metric in 0..1) of the runs of each group; lines through the means."""
+
+    def paint(axes: Axes) -> None:
+        for place, (name, points) in enumerate(groups.items()):
+            own, xs = role_colour(name, place), sorted({x for x, _ in points})
+            means = [100 * np.mean([y for x, y in points if x == each]) for each in xs]
+            axes.plot(xs, means, "-", color=own, label=name)
+            axes.plot([x for x, _ in points], [100 * y for _, y in points], "o", color=own, markersize=4)
+        axes.set_xscale("log")
+        ticks = sorted({x for points in groups.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("labelled images")
+        axes.set_ylabel(f"{metric}, %")
+        axes.grid(alpha=0.25)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+    return paint
