@@ -58,7 +58,7 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_settings() -> list[str]:
     """Overrides that make any shipped recipe of the built-in data train in a second."""
     return list(TINY)

@@ -23,38 +23,45 @@ EXAMPLES = """Examples:
 """
 
 
+RunsArg = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[RUN]...", help="Runs (default: the last one).", show_default=False),
+]
+TargetOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="The page to write (default: report.html, in the run if there is one only).",
+        rich_help_panel=o.OUTPUT,
+    ),
+]
+ImagesOpt = Annotated[
+    int, typer.Option("--images", help="Unlabelled images to pseudo-label and judge, spread evenly.", min=0)
+]
+ValImagesOpt = Annotated[
+    int, typer.Option("--val-images", help="Validation images to evaluate, spread evenly; 0: all.", min=0)
+]
+NoNetworkOpt = Annotated[
+    bool, typer.Option("--no-network", help="Show what the run directory holds, run no network.")
+]
+TruthOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth",
+        help="Labels of the images in the unlabelled folders: COCO json or folder of label maps.",
+        rich_help_panel=o.DATA,
+    ),
+]
+
+
 def command(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="Runs (default: the last one).", show_default=False),
-    ] = None,
-    target: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="The page to write (default: report.html, in the run if there is one only).",
-            rich_help_panel=o.OUTPUT,
-        ),
-    ] = None,
-    images: Annotated[
-        int,
-        typer.Option("--images", help="Unlabelled images to pseudo-label and judge, spread evenly.", min=0),
-    ] = 96,
-    val_images: Annotated[
-        int, typer.Option("--val-images", help="Validation images to evaluate, spread evenly; 0: all.", min=0)
-    ] = 300,
-    no_network: Annotated[
-        bool, typer.Option("--no-network", help="Show what the run directory holds, run no network.")
-    ] = False,
-    truth: Annotated[
-        Path | None,
-        typer.Option(
-            "--truth",
-            help="Labels of the images in the unlabelled folders: COCO json or folder of label maps.",
-            rich_help_panel=o.DATA,
-        ),
-    ] = None,
+    runs: RunsArg = None,
+    target: TargetOpt = None,
+    images: ImagesOpt = 96,
+    val_images: ValImagesOpt = 300,
+    no_network: NoNetworkOpt = False,
+    truth: TruthOpt = None,
     overwrite: o.OverwriteOpt = False,
     device: o.DeviceOpt = "auto",
     as_json: o.JsonOpt = False,

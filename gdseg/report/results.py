@@ -131,13 +131,13 @@ def _figures(dataset: Dataset, reviewed: Mapping[str, Reviewed], last: str) -> l
                 styles[label] = {"pretrained teacher": 2, "student": 5}.get(name, 4), line
     if not curves:
         return []
-    svg = inline_svg(pr_curves(curves, styles), "precision over recall, mean of the classes")
+    svg = inline_svg(pr_curves(curves, styles, legend=True), "precision over recall, mean of the classes")
     figures = [Figure("Precision over recall, mean of the classes", svg)]
     own = tables[last]
     if own is not None and 1 < len(dataset.classes) <= _CURVES:
         there = {name: own[0, :, i] for i, name in enumerate(dataset.classes) if own[0, 0, i] > -1}
         of_class = {name: (dataset.classes.index(name), "-") for name in there}
-        svg = inline_svg(pr_curves(there, of_class), "precision over recall of each class")
+        svg = inline_svg(pr_curves(there, of_class, legend=False), "precision over recall of each class")
         figures.append(
             Figure(f"Each class of the {last}, IoU 0.5", svg, "Colours as in the table of classes.")
         )

@@ -117,7 +117,7 @@ def render(title: str, sections: Sequence[Section], foot: str) -> bytes:
     page = environment.get_template("page.html").render(
         title=title, sections=sections, foot=foot, style=style
     )
-    return page.encode("utf-8", "replace")  # a name in a json can hold half a surrogate pair
+    return page.lstrip().encode("utf-8", "replace")  # a name in a json can hold half a surrogate pair
 
 
 def _css_colour(label: int) -> str:

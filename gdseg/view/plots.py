@@ -86,7 +86,7 @@ def _panel(axes: Axes, rows: Rows, paint: Callable[[Axes, Rows], None], burn_in:
     if is_number(burn_in) and burn_in:
         axes.axvline(burn_in, color="0.4", linestyle="--", linewidth=1)
         axes.annotate("burn-in ends", (burn_in, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
-                      textcoords="offset points", fontsize=8, color="0.4")  # fmt: skip
+                      textcoords="offset points", fontsize=8)  # fmt: skip
     axes.set_xlabel("optimiser step")
     axes.grid(alpha=0.3)
 
@@ -101,6 +101,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode("utf-8")  # half a surrogate pair cannot be drawn
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and is_number(row.get("step")):

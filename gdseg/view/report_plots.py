@@ -26,7 +26,7 @@ def role_colour(name: str, place: int = 0) -> tuple[float, float, float]:
 def precision_and_recall(lines: Mapping[str, tuple[Line, Line]], marks: Sequence[float], x: str) -> Paint:
     """Precision solid and recall dashed of each network over a threshold; marks: dotted verticals."""
 
-    def paint(axes: Axes) -> None:
+    def _paint(axes: Axes) -> None:
         for place, (name, (precision, recall)) in enumerate(lines.items()):
             own = role_colour(name, place)
             axes.plot(*_percent(precision), color=own, label=f"{name}: precision")
@@ -35,13 +35,13 @@ def precision_and_recall(lines: Mapping[str, tuple[Line, Line]], marks: Sequence
         axes.set_ylim(0, 102)
         axes.set_ylabel("%")
 
-    return paint
+    return _paint
 
 
 def counts(lines: Mapping[str, Line], marks: Sequence[float], x: str, truth: float | None) -> Paint:
     """How many an image over a threshold; truth: the number in the labelled images."""
 
-    def paint(axes: Axes) -> None:
+    def _paint(axes: Axes) -> None:
         for place, (name, line) in enumerate(lines.items()):
             axes.plot(*line, color=role_colour(name, place), label=name)
         if truth:
@@ -49,7 +49,7 @@ def counts(lines: Mapping[str, Line], marks: Sequence[float], x: str, truth: flo
         _threshold_axis(axes, marks, x)
         axes.set_ylim(bottom=0)
 
-    return paint
+    return _paint
 
 
 def _threshold_axis(axes: Axes, marks: Sequence[float], x: str) -> None:
@@ -65,29 +65,32 @@ def _percent(line: Line) -> Line:
     return line[0], [100 * y for y in line[1]]
 
 
-def pr_curves(curves: Mapping[str, NDArray[np.float64]], styles: Mapping[str, tuple[int, str]]) -> Paint:
+def pr_curves(
+    curves: Mapping[str, NDArray[np.float64]], styles: Mapping[str, tuple[int, str]], *, legend: bool
+) -> Paint:
     """Precision over recall; curves: precision at recall 0, 0.01, .. 1; styles: colour's label, line."""
 
-    def paint(axes: Axes) -> None:
+    def _paint(axes: Axes) -> None:
         for name, precision in curves.items():
             label, line = styles[name]
             recall = np.linspace(0, 100, len(precision))
-            axes.plot(recall, 100 * precision, line, color=colour(label), label=name, linewidth=1.3)
+            own = name if legend else None  # names of classes are in the page
+            axes.plot(recall, 100 * precision, line, color=colour(label), label=own, linewidth=1.3)
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)
         axes.set_xlabel("recall, %")
         axes.set_ylabel("precision, %")
         axes.grid(alpha=0.25)
-        if len(curves) <= 6:
+        if legend:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
-    return paint
+    return _paint
 
 
 def label_budget(groups: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> Paint:
     """(labelled images, metric in 0..1) of the runs of each group; lines through the means."""
 
-    def paint(axes: Axes) -> None:
+    def _paint(axes: Axes) -> None:
         for place, (name, points) in enumerate(groups.items()):
             own, xs = role_colour(name, place), sorted({x for x, _ in points})
             means = [100 * np.mean([y for x, y in points if x == each]) for each in xs]
@@ -103,4 +106,4 @@ def label_budget(groups: Mapping[str, Sequence[tuple[float, float]]], metric: st
         axes.grid(alpha=0.25)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
-    return paint
+    return _paint

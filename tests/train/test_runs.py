@@ -72,6 +72,10 @@ def test_pretrain_leaves_a_complete_run(tiny_recipe, tmp_path, decoder):
     }
     about = json.loads((run / "run.json").read_text())
     assert (about["verb"], about["labelled"]) == ("pretrain", 6)
+    assert about["images"] == {"train": 12, "val": 4}
+    spent = log(run, "time.jsonl")[0]
+    assert 50 < spent["peak_rss_mib"] < 100_000
+    assert "peak_cuda_mib" not in spent
     assert [e["step"] for e in log(run)] == [1, 2, 3, 4]
     assert [(e["step"], e["role"]) for e in log(run, "eval.jsonl")] == [(2, "teacher"), (4, "teacher")]
     network = load_network(find_checkpoint(run, "teacher"))

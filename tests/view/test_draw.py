@@ -172,3 +172,25 @@ def test_spread_shorten_wrap() -> None:
     assert font(13).getlength(cut) <= 120
     assert wrap("", 100, 13) == []
     assert " ".join(wrap("a b c " * 30, 100, 13)).split() == ["a", "b", "c"] * 30
+
+
+def test_dropped_is_a_dotted_outline_alone() -> None:
+    size = (640, 640)
+    box = (100, 100, 500, 500)
+    parts = {"dropped": found(size, box)}
+    picture = np.asarray(draw(grey(*size), found(size), **parts, labels=False))
+    assert (picture[110:490, 110:490] == 100).all()
+    coloured = (picture == class_colour(0)).all(2)
+    on_edge, dashed = (
+        coloured[100, 100:500].mean(),
+        draw(grey(*size), found(size), found(size, box), labels=False),
+    )
+    assert 0.25 < on_edge < 0.42
+    assert (np.asarray(dashed) == class_colour(0)).all(2)[100, 100:500].mean() > 0.45
+
+
+def test_of_no_class_is_grey_and_has_no_name() -> None:
+    size = (640, 640)
+    nothing = found(size, (100, 100, 500, 500), labels=[-1])
+    assert label_text(nothing, 0) == "0.50"
+    assert class_colour(-1) == (128, 128, 128)

@@ -60,7 +60,9 @@ def test_nothing_logged(tmp_path: Path) -> None:
 
 
 def test_broken_lines_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"step": \nnull\n{"step": "x"}\n{"step": 2.5}\n')
+    (tmp_path / "m.jsonl").write_text(
+        '{"step": 1}\n{"step": \nnull\n{"step": "x"}\n{"step": 2.5}\n{"step": 3, "\\ud800": 1}\n'
+    )
     assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [1, 2.5]
     (tmp_path / "m.jsonl").write_bytes(b"\xff\xfe\0")
     assert read_lines(tmp_path / "m.jsonl") == []
