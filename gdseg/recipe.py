@@ -8,7 +8,11 @@ those of official Mask DINO (Apache-2.0) and Mask2Former (MIT) on COCO instances
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from gdseg.errors import RecipeError
+
+Auto = Literal["auto"]  # in place of a number that follows the data
 
 
 def key(default: Any, doc: str, **rule: Any) -> Any:
@@ -21,6 +25,13 @@ def key(default: Any, doc: str, **rule: Any) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def settled(value: int | Auto) -> int:
+    """The number of a key that may be auto. Raises RecipeError for the word, which each run first resolves."""
+    if value == "auto":
+        raise RecipeError("a number is still auto; it is taken from the data when a run starts", hint="name it")
+    return value
 
 
 @dataclass
@@ -117,7 +128,7 @@ class Decoder:
     heads: int = key(8, "attention heads", low=1)
     points: int = key(4, "maskdino: sampling points a head and level", low=1)
     ffn: int = key(2048, "width of the feed-forward part", low=1)
-    queries: int = key(300, "queries", low=1, high=100000)
+    queries: int | Auto = key(300, "queries; auto: from the labelled images, 1.5 times the objects that 99 % of them hold at most, at least 100", low=1, high=100000)
     dropout: float = key(0.0, "dropout", low=0.0, high=0.99)
     input_projection: bool = key(False, "a 1x1 convolution of each level even where pixel_decoder.channels equals channels")
     pre_norm: bool = key(False, "mask2former: normalise before each block instead of after")
@@ -128,7 +139,7 @@ class Decoder:
     box_init: str = key("mask_to_box", "maskdino: anchors from the predicted masks: none, mask_to_box (official 'mask2box'), exact ('bitmask')", choices=["none", "mask_to_box", "exact"])
     mask_prior: str = key("none", "maskdino: none (official) or ellipse: each query's mask starts from its box, for objects that look alike and few labels", choices=["none", "ellipse"])
     denoising: str = key("mask", "maskdino: none, box (box and label), mask (box, label and mask)", choices=["none", "box", "mask"])
-    denoising_queries: int = key(100, "maskdino: denoising queries an image", low=1)
+    denoising_queries: int | Auto = key(100, "maskdino: denoising queries an image; auto: as decoder.queries", low=1)
     denoising_overfull: str = key("sample", "maskdino: an image with more objects than denoising_queries: sample some of them, or skip denoising for the batch, as officially", choices=["sample", "skip"])
     box_noise: float = key(0.4, "maskdino: noise of denoising boxes, as a share of their size", low=0.0)
     label_flip: float = key(0.2, "maskdino: probability that a denoising label is replaced", low=0.0, high=1.0)
@@ -168,7 +179,7 @@ class Loss:
 class Postprocess:
     """From network outputs to instances, panoptic segments or a semantic map."""
 
-    max_detections: int = key(100, "instances kept an image", low=1)
+    max_detections: int | Auto = key(100, "instances kept an image (with inference.tile, a tile); auto: as decoder.queries", low=1)
     mask_nms: float = key(0.0, "instance: drop a mask that overlaps a better one of its class by more than this IoU (at stride 4); 0: keep all, as officially", low=0.0, high=1.0)
     boxes: str = key("mask", "boxes of instances: mask (tight box of the mask) or head (the box head; maskdino)", choices=["mask", "head"])
     score: str = key("class_mask", "class_mask (class times mean mask probability) or class", choices=["class_mask", "class"])
@@ -178,6 +189,26 @@ class Postprocess:
     overlap_area: str = key("won", "panoptic: the area a segment keeps: all pixels it won, as officially, or those inside its own mask", choices=["won", "inside"])
     temperature: float = key(0.06, "panoptic and semantic with focal classes: softmax temperature of the scores; 0: no softmax", low=0.0)
     semantic_resize: str = key("scores", "semantic: resize to the image's size the class scores (official semantic recipes) or the masks before they are combined (official panoptic recipes)", choices=["scores", "masks"])
+
+
+@dataclass
+class Inference:
+    """How evaluation and prediction show an image to the network: whole or in tiles, once or in several views."""
+
+    tile: int = key(0, "side of square tiles, pixels of the image on disk, as large as training images are; a tile is resized as a whole image of its size; 0, and images that fit in one: whole", low=0)
+    overlap: int | Auto = key("auto", "pixels that neighbouring tiles share at least; auto: a fifth of the tile", low=1)
+    scales: list[float] = key([1.0], "instance, semantic: the image is seen at each of these multiples of its test size", low=0.1, high=10.0)
+    flip: bool = key(False, "instance, semantic: and flipped at each of them")
+
+    @property
+    def shared(self) -> int:
+        """The least overlap of two tiles, in pixels."""
+        return max(1, self.tile // 5) if self.overlap == "auto" else self.overlap
+
+    @property
+    def views(self) -> list[tuple[float, bool]]:
+        """(scale, flipped) of each view of an image."""
+        return [(scale, flip) for scale in self.scales for flip in ((False, True) if self.flip else (False,))]
 
 
 @dataclass
@@ -248,6 +279,7 @@ class Recipe:
     decoder: Decoder = field(default_factory=Decoder)
     loss: Loss = field(default_factory=Loss)
     postprocess: Postprocess = field(default_factory=Postprocess)
+    inference: Inference = field(default_factory=Inference)
     train: Train = field(default_factory=Train)
     distill: Distill = field(default_factory=Distill)
 

@@ -7,7 +7,7 @@ from gdseg.recipe import Recipe
 
 def broken_rules(recipe: Recipe) -> list[str]:
     """One sentence for each contradiction in `recipe`; empty when it can run."""
-    return [*_model_rules(recipe), *_data_rules(recipe), *_training_rules(recipe)]
+    return [*_model_rules(recipe), *_data_rules(recipe), *_inference_rules(recipe), *_training_rules(recipe)]
 
 
 def _model_rules(recipe: Recipe) -> Iterator[str]:
@@ -47,6 +47,17 @@ def _data_rules(recipe: Recipe) -> Iterator[str]:
         yield "augment.shortest is empty"
     if recipe.data.split and recipe.data.ratio != 1.0:
         yield "data.split and data.ratio exclude each other"
+
+
+def _inference_rules(recipe: Recipe) -> Iterator[str]:
+    inference = recipe.inference
+    if inference.tile and inference.shared > max(1, inference.tile // 2):
+        half = f"half of inference.tile ({inference.tile})"
+        yield f"inference.overlap ({inference.shared}) must not exceed {half}"
+    if not inference.scales:
+        yield "inference.scales is empty; [1.0] is the image as it is"
+    if recipe.task == "panoptic" and len(inference.views) > 1:
+        yield "inference.scales and inference.flip need task: instance or semantic"
 
 
 def _training_rules(recipe: Recipe) -> Iterator[str]:

@@ -227,11 +227,18 @@ def _unknown(path: str) -> str:
 
 
 def _convert(node: yaml.Node, kind: Any, rule: typing.Mapping[str, Any]) -> Any:
-    """The value of a node as `kind` (int, float, bool, str, X | None, list[X]), within its rules."""
+    """The value of a node as `kind` (int, float, bool, str, X | None, int | Auto, list), within its rules."""
     if isinstance(kind, types.UnionType):
         if node.tag == "tag:yaml.org,2002:null":
             return None
         kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is typing.Union:  # int | Auto
+        if isinstance(node, yaml.ScalarNode) and node.value == "auto":
+            return node.value
+        try:
+            return _convert_scalar(node, typing.get_args(kind)[0], rule)
+        except _UnfitError as unfit:
+            raise _UnfitError(f"{unfit}, or auto") from None
     if typing.get_origin(kind) is list:
         if not isinstance(node, yaml.SequenceNode):
             raise _UnfitError("must be a list, as [a, b]")

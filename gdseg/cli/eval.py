@@ -218,7 +218,7 @@ def _score_files(preds: list[Path], data: str | None, overrides: list[str], how:
     from gdseg.eval.maps_file import read_panoptic, read_semantic, task_of
     from gdseg.eval.results import read_all_results
     from gdseg.eval.run import score_instances
-    from gdseg.recipe import Data, Recipe
+    from gdseg.recipe import Data, Recipe, settled
     from gdseg.recipe_yaml import apply_overrides
 
     recipe = apply_overrides(Recipe(data=Data(root=data or "shapes")), overrides)
@@ -237,7 +237,7 @@ def _score_files(preds: list[Path], data: str | None, overrides: list[str], how:
         maps = chain.from_iterable(read(pred, dataset) for pred in preds)
         return score_maps(maps, dataset, task, boundary=how["boundary"])
     results = read_all_results(preds, dataset.val, dataset.category_ids)
-    return score_instances(dataset, results, recipe.postprocess.max_detections, **how)
+    return score_instances(dataset, results, settled(recipe.postprocess.max_detections), **how)
 
 
 def _truth_alone(path: Path) -> Dataset:

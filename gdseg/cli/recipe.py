@@ -106,8 +106,10 @@ def check(name: NameArg, overrides: o.OverridesArg = None, debug: o.DebugOpt = F
     import torch
 
     from gdseg.models.model import build_model
+    from gdseg.train.counts import settle
 
+    settled = settle(recipe)  # without data: the least that auto means
     with torch.device("meta"):  # shapes alone, no memory
-        model = build_model(recipe, num_classes=1, load_weights=False)
+        model = build_model(settled, num_classes=1, load_weights=False)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{name}: good; {parameters / 1e6:.1f} million parameters")

@@ -17,7 +17,7 @@ from gdseg.eval.maps import found_map, score_maps
 from gdseg.eval.scores import Scores
 from gdseg.models.decode import decode
 from gdseg.models.model import SegmentationModel
-from gdseg.recipe import Recipe
+from gdseg.recipe import Recipe, settled
 from gdseg.structures import Batch, Outputs, Predictions, Record
 
 _BATCH_PIXELS, _BATCH_LIMIT = 1024 * 1024, 16
@@ -44,7 +44,7 @@ def evaluate(
     """
     if recipe.task == "instance":
         results = find(model, dataset, recipe, device, batch_size, progress)
-        limit = recipe.postprocess.max_detections
+        limit = settled(recipe.postprocess.max_detections)
         return score_instances(dataset, results, limit, boundary=boundary, areas=areas)
     predictions = _infer(model, dataset, recipe, device, batch_size, progress)
     maps = (found_map(prediction) for prediction in predictions)

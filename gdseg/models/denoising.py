@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gdseg.draws import Draws
 from gdseg.models.layers import inverse_sigmoid
 from gdseg.recipe import Decoder as Options
+from gdseg.recipe import settled
 from gdseg.structures import Targets
 
 
@@ -41,15 +42,16 @@ def noised_queries(
     As many groups as `denoising_queries` holds. An image with more targets than that keeps a random choice
     of them, and the user is told once; or, with `denoising_overfull: skip`, the batch has none.
     """
-    if options.denoising_overfull == "skip" and max(map(len, targets), default=0) > options.denoising_queries:
+    most = settled(options.denoising_queries)
+    if options.denoising_overfull == "skip" and max(map(len, targets), default=0) > most:
         return None
-    kept = _subsample(targets, options.denoising_queries, draws)
+    kept = _subsample(targets, most, draws)
     if kept is not None:
         targets = [target.select(index) for target, index in zip(targets, kept, strict=True)]
     slots = max(map(len, targets), default=0)
     if slots == 0:
         return None
-    groups = options.denoising_queries // slots
+    groups = most // slots
     device = labels.weight.device
     images, places = _slots([len(t) for t in targets], slots, groups, device)
     noised_labels = _flip(torch.cat([t.labels for t in targets]).repeat(groups), labels, options, draws)

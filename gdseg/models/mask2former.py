@@ -15,6 +15,7 @@ from gdseg.draws import Draws
 from gdseg.models.layers import MLP, Attention, init_xavier, project_levels, sine_position
 from gdseg.models.pixel_decoder import Pyramid
 from gdseg.recipe import Decoder as Options
+from gdseg.recipe import settled
 from gdseg.structures import LayerOutput, Outputs, Targets
 
 
@@ -60,8 +61,8 @@ class Mask2FormerDecoder(nn.Module):
         width = options.channels
         self.input_proj = project_levels(memory_channels, width, levels, options.input_projection)
         self.level_embed = nn.Embedding(levels, width)
-        self.query_feat = nn.Embedding(options.queries, width)
-        self.query_embed = nn.Embedding(options.queries, width)
+        self.query_feat = nn.Embedding(settled(options.queries), width)
+        self.query_embed = nn.Embedding(settled(options.queries), width)
         self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(options.layers))
         self.norm = nn.LayerNorm(width)
         self.class_embed = nn.Linear(width, num_classes + 1)

@@ -30,6 +30,7 @@ from gdseg.models.mask_prior import EllipsePrior
 from gdseg.models.pixel_decoder import Pyramid
 from gdseg.models.two_stage import anchors_from_masks, best_tokens, take, token_anchors
 from gdseg.recipe import Decoder as Options
+from gdseg.recipe import settled
 from gdseg.structures import Denoising, LayerOutput, Outputs, Targets
 
 
@@ -88,9 +89,9 @@ class MaskDINODecoder(nn.Module):
         if options.two_stage:
             self.enc_output, self.enc_output_norm = nn.Linear(width, width), nn.LayerNorm(width)
         else:
-            self.query_embed = nn.Embedding(options.queries, 4)
+            self.query_embed = nn.Embedding(settled(options.queries), 4)
         if options.learned_content or not options.two_stage:
-            self.query_feat = nn.Embedding(options.queries, width)
+            self.query_feat = nn.Embedding(settled(options.queries), width)
         self.label_enc = nn.Embedding(num_classes, width)
         self.class_embed = nn.Linear(width, num_classes + (options.class_loss == "softmax"))
         self.mask_embed = MLP(width, width, mask_channels, 3)
@@ -153,7 +154,7 @@ class MaskDINODecoder(nn.Module):
             by_stride = self.options.proposal_size == "stride"
             anchors_S4, valid = token_anchors(memory.shapes, memory.tokens, by_stride)
             tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~valid, 0.0)))
-            best = best_tokens(self.class_embed(tokens), self.options.queries)
+            best = best_tokens(self.class_embed(tokens), settled(self.options.queries))
             content = take(tokens, best)
             anchors = self.bbox_embed(content) + anchors_S4[best]
         encoder = self._predict("interm", content, anchors.sigmoid(), memory)

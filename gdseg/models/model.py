@@ -16,7 +16,7 @@ from gdseg.models.backbone import Backbone
 from gdseg.models.mask2former import Mask2FormerDecoder
 from gdseg.models.maskdino import MaskDINODecoder
 from gdseg.models.pixel_decoder import PixelDecoder
-from gdseg.recipe import Recipe
+from gdseg.recipe import Recipe, settled
 from gdseg.structures import Outputs, Targets
 
 
@@ -62,6 +62,8 @@ class SegmentationModel(nn.Module):
 def build_model(recipe: Recipe, num_classes: int, load_weights: bool = True) -> SegmentationModel:
     """A model with the backbone's weights (`load_weights`) or wholly random, in training mode.
 
-    Raises CheckpointError when the weights do not fit and RecipeError when timm has no such backbone.
+    Raises CheckpointError when the weights do not fit and RecipeError when timm has no such backbone or
+    decoder.queries is still auto.
     """
+    settled(recipe.decoder.queries)  # now, not in the middle of a run
     return SegmentationModel(recipe, num_classes, load_weights)

@@ -18,7 +18,8 @@ from gdseg.predict import load_model
 from gdseg.report.pseudo_review import THRESHOLDS, Fate, Reviewer
 from gdseg.report.run import Run
 from gdseg.structures import Predictions, Record
-from gdseg.train.start import Start, labels_per_image
+from gdseg.train.counts import labels_per_image
+from gdseg.train.start import Start
 from gdseg.view.draw import Pixels, displayable
 from gdseg.view.gallery import Card, Tag, picture
 from gdseg.view.page import Block, Cell, Figure, Figures, Gallery, Section, Table, Text

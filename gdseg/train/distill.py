@@ -19,10 +19,11 @@ from gdseg.recipe import Recipe
 from gdseg.runs import file_sha256
 from gdseg.structures import Batch, Record
 from gdseg.train.copy_paste import paste_labelled, paste_unlabelled
+from gdseg.train.counts import objects_per_image, settle
 from gdseg.train.engine import Learner, labelled_part, seed_step, unlabelled_part
 from gdseg.train.pseudo import Alarm, pseudo_statistics
 from gdseg.train.session import Session
-from gdseg.train.start import objects_per_image, open_data, record_run
+from gdseg.train.start import open_data, record_run
 from gdseg.train.teacher import Teacher, build_student, load_guide
 
 
@@ -44,6 +45,7 @@ def distill(
     rule, classes, split = recipe.distill, len(data.dataset.classes), data.split.sha256
     unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
     guide = load_guide(teacher_file, data.dataset, device)
+    recipe = settle(recipe, data.labelled, guide.recipe if rule.student_init == "teacher" else None)
     seed_step(recipe.seed, 0)
     student = build_student(recipe, classes, guide, load_weights=not resume).to(device)
     teacher = Teacher(guide, student, recipe, data.dataset.things)

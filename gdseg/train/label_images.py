@@ -27,7 +27,7 @@ def label_image(predictor: Predictor, image: Tensor, rule: Distill) -> tuple[Pre
     Scores are class score times mean mask probability.
     """
     batch, outputs = predictor.outputs(image)
-    canvas = Canvas((batch.images.shape[-2], batch.images.shape[-1]), batch.sizes[0], batch.original_sizes[0])
+    canvas = Canvas.of(batch)
     lower = replace(rule, ignore_threshold=rule.ignore_threshold or rule.class_threshold / 2)
     logits, masks = outputs.final.logits[0], outputs.final.masks
     assert masks is not None

@@ -10,12 +10,14 @@ from gdseg.data.dataset import unlabelled_pool
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
+from gdseg.train.counts import settle
 from gdseg.train.start import open_data
 
 
 def describe(recipe: Recipe, run: Path, device: torch.device, verb: str) -> str:
     """Recipe, data, split, model size and run directory as text. Raises what the run itself would."""
     data = open_data(recipe)
+    recipe = settle(recipe, data.labelled)
     with torch.device("meta"):
         model = build_model(recipe, len(data.dataset.classes), load_weights=False)
     parameters = sum(p.numel() for p in model.parameters())

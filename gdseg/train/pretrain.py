@@ -14,6 +14,7 @@ from gdseg.data.loader import train_batches
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.train.copy_paste import paste_labelled
+from gdseg.train.counts import settle
 from gdseg.train.ema import update_ema
 from gdseg.train.engine import Learner, labelled_part, seed_step
 from gdseg.train.session import Session
@@ -34,6 +35,7 @@ def pretrain(
     Raises DataError, CheckpointError, DivergedError, MachineError, InterruptedRun (after saving).
     """
     data = open_data(recipe, run if resume else None)
+    recipe = settle(recipe, data.labelled)
     train, classes = recipe.train, len(data.dataset.classes)
     seed_step(recipe.seed, 0)
     model = build_model(recipe, classes, load_weights=not resume).to(device)

@@ -11,8 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +19,12 @@ import torch
 
 from gdseg import __version__
 from gdseg.data.dataset import Dataset, labelled_records, open_dataset
-from gdseg.data.label_maps import with_masks
 from gdseg.data.split import Split, choose_split, load_split, save_split
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
 from gdseg.runs import file_sha256, prepare_run
 from gdseg.structures import Record
-
-_COUNTED_MAPS = 100
 
 
 @dataclass
@@ -97,23 +92,6 @@ def labels_sha256(dataset: Dataset) -> str | None:
     maps = [m for r in dataset.train if r.label_map for m in (r.label_map.path, r.label_map.below) if m]
     listed = [[Path(os.path.relpath(path, labels)).as_posix(), path.stat().st_size] for path in maps]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-
-def objects_per_image(records: Sequence[Record], task: str) -> float:
-    """Mean count of labelled objects (panoptic: segments, semantic: classes) an image, crowds aside.
-
-    0 without images; of images with label maps, 100 are looked at.
-    """
-    return sum(labels_per_image(records, task).values())
-
-
-def labels_per_image(records: Sequence[Record], task: str) -> dict[int, float]:
-    """`objects_per_image` by label; a label without objects is missing."""
-    if any(r.label_map for r in records):
-        step = max(1, len(records) // _COUNTED_MAPS)
-        records = [with_masks(record, task) for record in records[::step]]
-    counts = Counter(a["label"] for r in records for a in r.annotations or () if not a.get("iscrowd"))
-    return {label: count / len(records) for label, count in counts.items()}
 
 
 def _git_commit() -> str | None:
