@@ -15,7 +15,7 @@ import torch
 from gdseg.data.dataset import labelled_records, open_dataset
 from gdseg.data.loader import train_batches
 from gdseg.data.split import choose_split
-from gdseg.eval.run import forward
+from gdseg.infer.run import forward
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Record

@@ -7,7 +7,7 @@ network was trained with (0..255 for 8-bit). One image is in memory at a time.
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -19,17 +19,17 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from gdseg.data.geometry import test_geometry, warp_image
 from gdseg.data.images import fit_channels, list_images, read_image
-from gdseg.data.loader import collate
 from gdseg.data.rle import to_rle
 from gdseg.device import resolve_device
 from gdseg.errors import DataError
 from gdseg.eval.maps import FoundMap
-from gdseg.eval.run import forward, infer_batch
+from gdseg.infer.image import infer_image, view_of
+from gdseg.infer.run import forward
 from gdseg.models.checkpoint import Network, load_network
+from gdseg.recipe_yaml import apply_overrides
 from gdseg.runs import find_checkpoint
-from gdseg.structures import Batch, Outputs, Predictions, Record, Sample
+from gdseg.structures import Batch, Outputs, Predictions, Record
 
 ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 _CONF = 0.5  # of instances, where the caller names none
@@ -76,11 +76,11 @@ class Predictor:
 
     def predict_tensor(self, image: Tensor, conf: float | None = None) -> Predictions:
         """As `predict`, for a tensor [C, H, W] that has the network's channels."""
-        network, batch = self.network, self._batch(image)
+        network = self.network
         recipe, classes = network.recipe, len(network.classes)
         if conf is not None:  # panoptic segments compete for pixels: the unsure ones must not take part
             recipe = replace(recipe, postprocess=replace(recipe.postprocess, object_threshold=conf))
-        found = infer_batch(network.model, batch, recipe, classes, self.device, network.things)[0]
+        found = infer_image(network.model, image, recipe, classes, self.device, network.things)
         if recipe.task == "instance":
             found = found.filter(_CONF if conf is None else conf)
         else:
@@ -89,23 +89,22 @@ class Predictor:
 
     def outputs(self, image: Tensor) -> tuple[Batch, Outputs]:
         """The network's raw outputs for a tensor [C, H, W], and the batch of one they are for."""
-        batch = self._batch(image).to(self.device)
+        batch = view_of(image, self.network.recipe.augment).to(self.device)
         return batch, forward(self.network.model, batch, self.network.recipe)
 
-    def _batch(self, image: Tensor) -> Batch:
-        size, augment = (image.shape[-2], image.shape[-1]), self.network.recipe.augment
-        resized = warp_image(image, test_geometry(size, augment), augment.pad_value)
-        return collate([Sample("image", resized, size)])
 
-
-def load_model(path: str | Path | None = None, device: str = "auto") -> Predictor:
+def load_model(
+    path: str | Path | None = None, device: str = "auto", overrides: Sequence[str] = ()
+) -> Predictor:
     """The network of a .safetensors file, of a run directory, or of the last run (None).
 
-    Raises CheckpointError for a file that is not a network of gdseg and MachineError for a device
-    that is not there.
+    overrides: other values of recipe keys, as "inference.tile=1024". Raises CheckpointError for a file that
+    is not a network of gdseg, MachineError for a device that is not there, RecipeError for a wrong override.
     """
     file, chosen = find_checkpoint(path), resolve_device(device)
-    return Predictor(load_network(file, chosen), chosen, file)
+    network = load_network(file, chosen)
+    network.recipe = apply_overrides(network.recipe, [*overrides])
+    return Predictor(network, chosen, file)
 
 
 def class_regions(found: Predictions) -> Predictions:

@@ -12,7 +12,7 @@ LAYERS = {
     0: ["__init__", "errors", "files", "runs", "recipe", "recipe_yaml", "recipe_rules", "recipe_table", "draws", "structures", "device"],
     1: ["losses"],
     2: ["data", "models", "view", "polygons"],
-    3: ["eval", "predict", "export", "coco_json", "writers", "map_writers", "layouts"],
+    3: ["infer", "eval", "predict", "export", "coco_json", "writers", "map_writers", "layouts"],
     4: ["train"],
     5: ["report"],
     6: ["bench", "bench_op", "bench_others", "doctor", "cli", "__main__"],

@@ -12,6 +12,7 @@ import typer
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json, print_table
 from gdseg.cli.progress import progress
+from gdseg.cli.run_options import inference_changes
 from gdseg.errors import CheckpointError, DataError, UsageError
 from gdseg.runs import ROLES
 
@@ -33,6 +34,10 @@ EXAMPLES = """Examples:
   gdseg eval --pred part0.json --pred part1.json    what several processes wrote, as one
 
   gdseg eval runs/R --boundary --areas 100,400      boundary AP too; other limits of S, M, L
+
+  gdseg eval runs/R --tile 1024 --overlap 200       large images piece by piece
+
+  gdseg eval runs/R --scales 0.75,1,1.5 --flip      several views of each image, averaged
 """
 
 
@@ -81,6 +86,7 @@ OutOpt = Annotated[
 
 
 def command(
+    context: typer.Context,
     arguments: Arguments = None,
     data: o.DataOpt = None,
     role: RoleOpt = None,
@@ -90,6 +96,10 @@ def command(
     per_class: PerClassOpt = False,
     out: OutOpt = None,
     batch_size: o.BatchSizeOpt = None,
+    tile: o.TileOpt = None,
+    overlap: o.OverlapOpt = None,
+    scales: o.ScalesOpt = None,
+    flip: o.FlipOpt = None,
     device: o.DeviceOpt = "auto",
     as_json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
@@ -106,13 +116,13 @@ def command(
     if role not in (None, "both", *ROLES):
         raise UsageError(f"'{role}' is no role", "--role", "student, teacher or both")
     given, overrides = split_arguments(arguments or [])
+    overrides = inference_changes(context.params, overrides)
     how: dict[str, Any] = {"boundary": boundary, "areas": read_areas(areas)}
     sources: Mapping[str, Path | list[Path]]
     if pred:
-        if given is not None or role is not None:
-            raise UsageError(
-                "--pred scores a file, a checkpoint or --role has no part in it", "--pred", "leave it away"
-            )
+        if given is not None or role is not None or inference_changes(context.params):
+            what = "--pred scores a file, a checkpoint, --role, tiles or views have no part in it"
+            raise UsageError(what, "--pred", "leave it away")
         sources = {"results": pred if len(pred) > 1 else pred[0]}
         scores = {"results": _score_files(pred, data, overrides, how)}
         target = out or pred[0].with_suffix(".eval.json")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 DATA, TRAINING, OUTPUT, ADVANCED = "Data", "Training", "Output", "Advanced"
+LARGE = "Large images, several views"
 
 RecipeOpt = Annotated[
     str | None,
@@ -79,6 +80,36 @@ UnlabelledOpt = Annotated[
         help="Folder of unlabelled images; may be given again.",
         rich_help_panel=DATA,
     ),
+]
+TileOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        help="Side of tiles, pixels of the image given, as large as training images are (0: whole images).",
+        rich_help_panel=LARGE,
+    ),
+]
+OverlapOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--overlap",
+        metavar="PIXELS|auto",
+        help="Pixels that tiles share at least (auto: a fifth of --tile).",
+        rich_help_panel=LARGE,
+    ),
+]
+ScalesOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--scales",
+        metavar="A,B,..",
+        help="See the image at these multiples of its test size, as 0.75,1,1.5, and average.",
+        rich_help_panel=LARGE,
+    ),
+]
+FlipOpt = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="See the image mirrored too.", rich_help_panel=LARGE),
 ]
 OverridesArg = Annotated[
     list[str] | None,

@@ -14,6 +14,7 @@ import typer
 from gdseg.cli import options as o
 from gdseg.cli.console import err, out, print_json
 from gdseg.cli.progress import progress
+from gdseg.cli.run_options import inference_changes
 from gdseg.errors import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -27,12 +28,17 @@ EXAMPLES = """Examples:
   gdseg predict runs/R 'photos/*.jpg' --conf 0.7 --out masks
 
   gdseg predict net.safetensors a.jpg --format labelme   polygons to edit
+
+  gdseg predict large.tif --tile 1024 --overlap 200      piece by piece, joined into one
+
+  gdseg predict photos/ --scales 0.75,1,1.5 --flip       several views of each image, averaged
 """
 FORMATS = ("coco", "overlay", "png", "labelme", "yolo", "panoptic", "semantic")
 MAIN = {"instance": "coco", "panoptic": "panoptic", "semantic": "semantic"}  # of each task
 
 
 def command(
+    context: typer.Context,
     arguments: Annotated[
         list[str],
         typer.Argument(
@@ -60,6 +66,10 @@ def command(
         Path, typer.Option("--out", "-o", help="Where the results go.", rich_help_panel=o.OUTPUT)
     ] = Path("predictions"),
     overwrite: o.OverwriteOpt = False,
+    tile: o.TileOpt = None,
+    overlap: o.OverlapOpt = None,
+    scales: o.ScalesOpt = None,
+    flip: o.FlipOpt = None,
     device: o.DeviceOpt = "auto",
     as_json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
@@ -78,7 +88,7 @@ def command(
     from gdseg.predict import iter_images, load_model
 
     paths = list(iter_images(names))
-    predictor = load_model(checkpoint, device)
+    predictor = load_model(checkpoint, device, inference_changes(context.params))
     work = Work(predictor, paths, folder, wanted_formats(formats, predictor.network.recipe.task), conf)
     with progress("image", quiet=quiet or as_json) as tell:
         work.run(tell)

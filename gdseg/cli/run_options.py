@@ -6,7 +6,7 @@ No torch at import.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,12 @@ from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
 from gdseg.runs import last_run
 
+INFERENCE_KEYS = {
+    "tile": "inference.tile",
+    "overlap": "inference.overlap",
+    "scales": "inference.scales",
+    "flip": "inference.flip",
+}
 RECIPE_KEYS = {
     "data": "data.root",
     "unlabelled": "data.unlabelled",
@@ -23,6 +29,7 @@ RECIPE_KEYS = {
     "batch_size": "train.batch_size",
     "precision": "train.precision",
     "seed": "seed",
+    **INFERENCE_KEYS,
 }
 PLACES = ("train", "train_images", "train_maps", "val", "val_images", "val_maps", "classes")
 # (flag's key, key it resets, value): a split replaces a ratio, other data is looked through anew,
@@ -54,10 +61,15 @@ def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
     twice = [key for key in flags if any(item.partition("=")[0] == key for item in overrides)]
     if twice:
         raise UsageError(f"{twice[0]} is given both as a flag and as an override", hint="keep one of them")
-    changes = [f"{key}={_text(value)}" for key, value in flags.items()]
+    changes = [f"{key}={_text(key, value)}" for key, value in flags.items()]
     touched = {item.partition("=")[0] for item in changes + overrides}
     implied = [f"{key}={value}" for cause, key, value in IMPLIED if cause in flags and key not in touched]
     return implied + changes + overrides
+
+
+def inference_changes(params: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[str]:
+    """`recipe_changes` of the flags of section `inference` alone, followed by the overrides."""
+    return recipe_changes({**{name: params.get(name) for name in INFERENCE_KEYS}, "overrides": overrides})
 
 
 def resumed_run(verb: str, params: Mapping[str, Any], changes: list[str]) -> Path:
@@ -94,6 +106,8 @@ def execute(
         print(f"saved in {run}; next: {after}")
 
 
-def _text(value: Any) -> str:
-    """The value as an override's text: words as they are, lists as YAML."""
+def _text(key: str, value: Any) -> str:
+    """The value as an override's text: words as they are, lists as YAML, also those typed as A,B."""
+    if key == "inference.scales":
+        return f"[{value}]"
     return json.dumps(value) if isinstance(value, list | tuple) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,15 +11,15 @@ import torch
 from gdseg.data.dataset import Dataset
 from gdseg.data.label_maps import with_masks
 from gdseg.data.loader import eval_batches
-from gdseg.device import amp_dtype
 from gdseg.eval import cityscapes
 from gdseg.eval.coco import score
 from gdseg.eval.maps import found_map, score_maps
 from gdseg.eval.scores import Scores
-from gdseg.models.decode import decode
+from gdseg.infer.image import as_on_disk, infer_image, needs_whole_image
+from gdseg.infer.run import infer_batch
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe, settled
-from gdseg.structures import Batch, Outputs, Predictions, Record
+from gdseg.structures import Batch, Predictions, Record
 
 _BATCH_PIXELS, _BATCH_LIMIT = 1024 * 1024, 16
 
@@ -117,40 +118,38 @@ def infer_records(
 ) -> Iterator[Predictions]:
     """Predictions for the records, those of one size together, one batch in memory at a time.
 
-    batch_size None: `default_batch_size`. Raises DataError for an unreadable image.
+    batch_size None: `default_batch_size`; one where the recipe asks for tiles or several views. Raises
+    DataError for an unreadable image.
     """
-    was_training = model.training
+    was_training, size = model.training, batch_size or default_batch_size(recipe)
+    whole = needs_whole_image(recipe)
+    shown, size = (as_on_disk(recipe), 1) if whole else (recipe, size)
     # a DataLoader draws its base seed from the global generator
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             model.eval()
-            for batch in eval_batches(records, recipe, batch_size or default_batch_size(recipe)):
-                yield from infer_batch(model, batch, recipe, num_classes, device, things)
+            for batch in eval_batches(records, shown, size):
+                if whole:
+                    yield _infer_whole(model, batch, recipe, num_classes, device, things)
+                else:
+                    yield from infer_batch(model, batch, recipe, num_classes, device, things)
         finally:
             model.train(was_training)
 
 
-def infer_batch(
+def _infer_whole(
     model: SegmentationModel,
     batch: Batch,
     recipe: Recipe,
     num_classes: int,
     device: torch.device,
-    things: Sequence[bool] | None = None,
-) -> list[Predictions]:
-    """Predictions for the images of one batch; `model` is in eval mode on `device`; things: see `decode`."""
-    batch = batch.to(device)
-    return decode(forward(model, batch, recipe), batch, recipe, num_classes, things)
-
-
-def forward(model: SegmentationModel, batch: Batch, recipe: Recipe) -> Outputs:
-    """The network's outputs, without gradients, for a batch on its device; it is in eval mode there."""
-    device = batch.images.device.type
-    dtype = amp_dtype(recipe.train.precision, batch.images.device)
-    # not inference_mode: what a module caches here must serve training later
-    with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        outputs: Outputs = model(batch.images, batch.sizes)
-    return outputs
+    things: Sequence[bool] | None,
+) -> Predictions:
+    """Predictions for a batch of one image as it is on disk."""
+    height, width = batch.sizes[0]
+    image = batch.images[0, :, :height, :width]
+    found = infer_image(model, image, recipe, num_classes, device, things)
+    return replace(found, image_id=batch.image_ids[0])
 
 
 def default_batch_size(recipe: Recipe) -> int:

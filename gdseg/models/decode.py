@@ -18,26 +18,32 @@ from torch import Tensor
 
 from gdseg.models.decode_maps import Canvas, panoptic_map, semantic_map
 from gdseg.models.suppression import best_of_duplicates
-from gdseg.recipe import Recipe
+from gdseg.recipe import Recipe, settled
 from gdseg.structures import Batch, Outputs, Predictions
 
 
 @torch.no_grad()
 def decode(
-    outputs: Outputs, batch: Batch, recipe: Recipe, num_classes: int, things: Sequence[bool] | None = None
+    outputs: Outputs,
+    batch: Batch,
+    recipe: Recipe,
+    num_classes: int,
+    things: Sequence[bool] | None = None,
+    *,
+    flip: bool = False,
 ) -> list[Predictions]:
     """One `Predictions` an image of `batch`, on the CPU, made of the final layer's output.
 
     recipe.task instance fills labels, scores, boxes and RLEs; panoptic, these for thing classes and the
     segment map; semantic, the label map alone. things: which of the `num_classes` are things (None: all).
+    flip: the images of the batch are mirrored; what is found is upright.
     """
     final = outputs.final
     assert final.masks is not None
     boxes = final.boxes_cxcywh
     found = []
     for b, image_id in enumerate(batch.image_ids):
-        padded = (batch.images.shape[-2], batch.images.shape[-1])
-        canvas = Canvas(padded, batch.sizes[b], batch.original_sizes[b])
+        canvas = Canvas.of(batch, b, flip)
         logits, masks = final.logits[b].float(), final.masks[b]
         none = Predictions(image_id, canvas.original, *_nothing())
         if recipe.task == "semantic":
@@ -69,7 +75,7 @@ def _instances(
 ) -> Predictions:
     """The best (query, class) pairs with a mask that is not empty; each query's mask is enlarged once."""
     scores_QC = _class_scores(logits_QK, recipe)
-    count = min(recipe.postprocess.max_detections, scores_QC.numel())
+    count = min(settled(recipe.postprocess.max_detections), scores_QC.numel())
     scores, index = scores_QC.flatten().topk(count)
     query, labels = index // scores_QC.shape[1], index % scores_QC.shape[1]
     if wanted is not None:

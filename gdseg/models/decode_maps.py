@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gdseg.recipe import Recipe
+from gdseg.structures import Batch
 
 Size = tuple[int, int]
 _CHUNK_BYTES = 64 * 2**20  # of one float32 tensor; a few such live at a time
@@ -23,11 +24,21 @@ _CHUNK_BYTES = 64 * 2**20  # of one float32 tensor; a few such live at a time
 
 @dataclass(frozen=True)
 class Canvas:
-    """(height, width) of the padded canvas, of the image in its top left corner, and of the image on disk."""
+    """(height, width) of the padded canvas, of the image in its top left corner, and of the image on disk.
+
+    flip: the network saw the image mirrored, left and right; what is finished or restored is upright.
+    """
 
     padded: Size
     size: Size
     original: Size
+    flip: bool = False
+
+    @classmethod
+    def of(cls, batch: Batch, b: int = 0, flip: bool = False) -> Canvas:
+        """Of image b of a batch."""
+        padded = (batch.images.shape[-2], batch.images.shape[-1])
+        return cls(padded, batch.sizes[b], batch.original_sizes[b], flip)
 
     @property
     def chunk(self) -> int:
@@ -41,7 +52,8 @@ class Canvas:
     def finish(self, maps: Tensor) -> Tensor:
         """float32 [N, H, W] of the canvas -> cropped to the image, at its size on disk."""
         h, w = self.size
-        return _resize(maps[:, :h, :w], self.original)
+        finished = _resize(maps[:, :h, :w], self.original)
+        return finished.flip(-1) if self.flip else finished
 
     def restore(self, masks: Tensor) -> Tensor:
         """[N, h, w] over the whole canvas -> float32 [N, H, W] at the image's size on disk."""
@@ -52,7 +64,8 @@ class Canvas:
         centre, half = boxes_cxcywh[:, :2], boxes_cxcywh[:, 2:] / 2
         (H, W), (h, w), (oh, ow) = self.padded, self.size, self.original
         scale = boxes_cxcywh.new_tensor([W / w * ow, H / h * oh] * 2)
-        return torch.cat((centre - half, centre + half), -1) * scale
+        x0, y0, x1, y1 = (torch.cat((centre - half, centre + half), -1) * scale).unbind(-1)
+        return torch.stack((ow - x1, y0, ow - x0, y1) if self.flip else (x0, y0, x1, y1), -1)
 
 
 def _at_once(size: Size) -> int:
@@ -65,27 +78,76 @@ def _resize(maps: Tensor, size: Size) -> Tensor:
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
 
 
+@dataclass(frozen=True)
+class ClassScores:
+    """The score of each class at each pixel of an image, made a few classes at a time.
+
+    weights float32 [Q, C]: how much each query speaks for each class; masks [Q, h, w] logits over the whole
+    canvas; early: masks are resized to the image on disk before they are combined, else the sums after.
+    """
+
+    weights: Tensor
+    masks: Tensor
+    canvas: Canvas
+    early: bool
+
+    @classmethod
+    def of(cls, logits_QK: Tensor, masks: Tensor, canvas: Canvas, recipe: Recipe) -> ClassScores:
+        """Of one image's final logits and masks, by `postprocess.semantic_resize`."""
+        weights = logits_QK.softmax(-1)[:, :-1] if recipe.softmax_classes else _sharpened(logits_QK, recipe)
+        return cls(weights, masks, canvas, recipe.postprocess.semantic_resize == "masks")
+
+    @property
+    def at_once(self) -> int:
+        """How many classes `sums` may be asked for, and how many of them `finish`."""
+        return self.canvas.chunk if self.early else _at_once(self.canvas.padded)
+
+    def sums(self, classes: slice) -> Tensor:
+        """Score-weighted sums of the masks of some classes: float32 [c, H, W], for `finish`."""
+        enlarge, size = (
+            (self.canvas.restore, self.canvas.original)
+            if self.early
+            else (self.canvas.enlarge, self.canvas.padded)
+        )
+        chosen = self.weights[:, classes]
+        total = self.masks.new_zeros(chosen.shape[1], *size, dtype=torch.float32)
+        step = self.at_once
+        for part, weight in zip(torch.split(self.masks, step), torch.split(chosen, step), strict=True):
+            total += torch.einsum("qc,qhw->chw", weight, enlarge(part).sigmoid())
+        return total
+
+    def finish(self, sums: Tensor) -> Tensor:
+        """Sums [c, H, W] at the size of the image on disk."""
+        return sums if self.early else self.canvas.finish(sums)
+
+
 def semantic_map(logits_QK: Tensor, masks: Tensor, canvas: Canvas, recipe: Recipe) -> Tensor:
     """Label of each pixel, int64 [H, W] on the CPU: the class whose score-weighted masks sum highest.
 
     The sums are resized to the image's size, or the masks before them (`postprocess.semantic_resize`).
     """
-    scores_QC = logits_QK.softmax(-1)[:, :-1] if recipe.softmax_classes else _sharpened(logits_QK, recipe)
-    early = recipe.postprocess.semantic_resize == "masks"
-    enlarge, size = (canvas.restore, canvas.original) if early else (canvas.enlarge, canvas.padded)
-    best = masks.new_full(canvas.original, -1.0, dtype=torch.float32)
-    labels = torch.zeros(canvas.original, dtype=torch.int64, device=masks.device)
-    step, first = (canvas.chunk if early else _at_once(canvas.padded)), 0
-    for chosen in torch.split(scores_QC, step, dim=1):
-        total = masks.new_zeros(chosen.shape[1], *size, dtype=torch.float32)
-        for part, weight in zip(torch.split(masks, step), torch.split(chosen, step), strict=True):
-            total += torch.einsum("qc,qhw->chw", weight, enlarge(part).sigmoid())
-        for few in torch.split(total, canvas.chunk):
-            value, index = (few if early else canvas.finish(few)).max(0)
-            labels = torch.where(value > best, index + first, labels)
-            best = torch.maximum(best, value)
-            first += len(few)
-    return labels.cpu()
+    scores = ClassScores.of(logits_QK, masks, canvas, recipe)
+    best = BestClass(canvas.original, masks.device)
+    for first in range(0, scores.weights.shape[1], scores.at_once):
+        for few in torch.split(scores.sums(slice(first, first + scores.at_once)), canvas.chunk):
+            best.add(scores.finish(few))
+    return best.labels.cpu()
+
+
+class BestClass:
+    """Which class scores highest at each pixel, told the classes' scores in order, a few at a time."""
+
+    def __init__(self, size: Size, device: torch.device) -> None:
+        self.best = torch.full(size, -1.0, device=device)
+        self.labels = torch.zeros(size, dtype=torch.int64, device=device)
+        self.seen = 0
+
+    def add(self, scores: Tensor) -> None:
+        """float32 [c, H, W], not negative, of the next c classes."""
+        value, index = scores.max(0)
+        self.labels = torch.where(value > self.best, index + self.seen, self.labels)
+        self.best = torch.maximum(self.best, value)
+        self.seen += len(scores)
 
 
 def panoptic_map(

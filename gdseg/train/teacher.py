@@ -13,7 +13,7 @@ import torch
 
 from gdseg.data.dataset import Dataset
 from gdseg.errors import CheckpointError
-from gdseg.eval.run import forward
+from gdseg.infer.run import forward
 from gdseg.models.checkpoint import Network, load_network
 from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe

@@ -12,6 +12,9 @@ from typer.testing import Result
 from gdseg.data.scenes import make_scenes
 from gdseg.data.shapes import ShapesOptions
 from gdseg.errors import CheckpointError, DataError, UsageError
+from gdseg.eval import run
+from gdseg.infer.image import infer_image
+from gdseg.recipe import Inference
 
 Gdseg = Callable[..., Result]
 
@@ -177,3 +180,31 @@ def test_a_missing_role(gdseg: Gdseg, small_run: Path, small_data: Path) -> None
     result = gdseg("eval", "--data", small_data)
     assert result.exit_code == 0
     assert "student" not in result.stdout
+
+
+def test_tiles_and_views_reach_the_network(
+    gdseg: Gdseg, small_run: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def spy(model: Any, image: Any, recipe: Any, *rest: Any) -> Any:
+        seen.append((tuple(image.shape), recipe.inference))
+        return infer_image(model, image, recipe, *rest)
+
+    monkeypatch.setattr(run, "infer_image", spy)
+    ours = ["eval", "--role", "student", "--data", small_data, "-q"]
+    assert gdseg(*ours).exit_code == 0
+    assert seen == [], "plain evaluation goes in batches"
+    assert gdseg(*ours, "--tile", 40, "--overlap", 9, "--scales", "1,1.5", "--flip").exit_code == 0
+    keys = ["inference.tile=40", "inference.overlap=9", "inference.scales=[1, 1.5]", "inference.flip=true"]
+    assert gdseg(*ours, *keys).exit_code == 0
+    assert len(seen) == 6
+    assert {shape[0] for shape, _ in seen} == {3}
+    assert all(inference == Inference(40, 9, [1.0, 1.5], True) for _, inference in seen)
+
+
+def test_tiles_have_no_part_in_scoring_a_file(gdseg: Gdseg, small_data: Path) -> None:
+    result = gdseg("eval", "--pred", "r.json", "--data", small_data, "--tile", "40")
+    assert isinstance(result.exception, UsageError)
+    twice = gdseg("eval", "--tile", "40", "inference.tile=50", "--data", small_data)
+    assert "both as a flag and as an override" in str(twice.exception)

@@ -98,3 +98,39 @@ def test_grey_and_deep_images(gdseg: Gdseg, small_run: Path, tmp_path: Path) -> 
     Image.fromarray(np.full((40, 50), 40_000, np.uint16)).save(tmp_path / "deep.png")
     Image.new("L", (50, 40)).save(tmp_path / "grey.jpg")
     assert gdseg("predict", "deep.png", "grey.jpg", "--conf", 0).exit_code == 0
+
+
+def test_tiles_and_views_reach_the_network(gdseg: Gdseg, tiny_checkpoint: Path, small_data: Path) -> None:
+    def found(*flags: str) -> list[dict[str, object]]:
+        image = small_data / "val" / "0.png"
+        result = gdseg(
+            "predict", tiny_checkpoint, image, "--conf", 0, "--format", "coco", "--overwrite", *flags
+        )
+        assert result.exit_code == 0, result.exception
+        return list(json.loads(Path("predictions/predictions.json").read_text())["annotations"])
+
+    whole = found()
+    assert found("--tile", "4000") == whole, "an image that fits in a tile is seen whole"
+    assert found("--tile", "0", "--scales", "1", "--no-flip") == whole
+    assert found("--tile", "40", "--overlap", "10") != whole
+    assert found("--scales", "0.5,1", "--flip") != whole
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (["--tile", "40", "--overlap", "30"], "must not exceed half of inference.tile"),
+        (["--tile", "-1"], "must be at least 0"),
+        (["--overlap", "some"], "must be a whole number, or auto"),
+        (["--scales", "0"], "must be at least 0.1"),
+        (["--scales", "a,b"], "must be a number"),
+        (["--scales", ""], "inference.scales is empty"),
+    ],
+)
+def test_wrong_tiles_and_scales(
+    gdseg: Gdseg, tiny_checkpoint: Path, small_data: Path, flags: list[str], fault: str
+) -> None:
+    result = gdseg("predict", tiny_checkpoint, small_data / "val", *flags)
+    assert isinstance(result.exception, UsageError)
+    assert fault in str(result.exception)
+    assert not Path("predictions").exists()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gdseg.data.rle import to_rle
 from gdseg.errors import DataError
 from gdseg.eval import run
+from gdseg.infer import run as infer_run
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, LayerOutput, Outputs, Predictions, Record
 
@@ -47,7 +48,7 @@ def decode(
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Five images of different sizes with one bright square each."""
-    monkeypatch.setattr(run, "decode", decode)
+    monkeypatch.setattr(infer_run, "decode", decode)
     records = []
     for i in range(5):
         pixels = np.zeros((40 + 3 * i, 50), dtype=np.uint8)
