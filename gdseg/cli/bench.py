@@ -8,6 +8,7 @@ from gdseg.cli import options as o
 from gdseg.cli.console import print_json, print_table
 from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import UsageError
+from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import DEFAULT_RECIPE, load_recipe
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ EXAMPLES = """Examples:
   gdseg bench op
 
   gdseg bench train -r coco_instance_maskdino_r50 --data shapes --device cuda
+
+  gdseg bench predict -r coco_instance_maskdino_r50 inference.tile=1000   a 4000 x 3000 image, 300 objects
 """
 
 
 def command(
     context: typer.Context,
-    part: Annotated[str, typer.Argument(help="op, model, train, data or all.")] = "all",
+    part: Annotated[str, typer.Argument(help="op, model, train, data, predict, or all but predict.")] = "all",
     overrides: o.OverridesArg = None,
     recipe: o.RecipeOpt = None,
     data: o.DataOpt = None,
@@ -34,16 +37,19 @@ def command(
     as_json: o.JsonOpt = False,
     debug: o.DebugOpt = False,
 ) -> None:
-    """Time the operator, the model, a training step and the loader on this machine."""
+    """Time the operator, the model, a training step, the loader and a large image on this machine."""
     resolved = load_recipe(recipe or DEFAULT_RECIPE, recipe_changes(context.params))
 
     from gdseg.bench import PARTS, bench
     from gdseg.device import resolve_device
 
-    if part not in ("op", *PARTS, "all"):
-        choices = ", ".join(("op", *PARTS, "all"))
+    if part not in ("op", *PARTS, "predict", "all"):
+        choices = ", ".join(("op", *PARTS, "predict", "all"))
         raise UsageError(f"there is nothing called '{part}' to time", hint=f"one of {choices}")
     chosen = resolve_device(device)
+    if part == "predict":
+        _large_image(resolved, chosen, as_json=as_json)
+        return
     wanted = [p for p in PARTS if part in (p, "all")]
     operator = _operator(chosen, repeats, short=part == "all") if part in ("op", "all") else []
     rows = {p: bench(p, resolved, chosen, repeats) for p in wanted}
@@ -62,6 +68,30 @@ def command(
     ]
     if table:
         print_table(f"gdseg bench on {chosen}", ["part", "what", "median", "ratio to the first"], table)
+
+
+def _large_image(recipe: Recipe, device: "torch.device", *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from gdseg.bench_predict import HEIGHT, WIDTH, bench_predict
+
+    rows = bench_predict(recipe, device)
+    if as_json:
+        print_json({"predict": [asdict(row) for row in rows]})
+        return
+    table = [
+        [
+            row.what,
+            f"{row.seconds:.1f}",
+            f"{row.cpu_seconds:.1f}",
+            f"{row.bytes_peak / 1e6:.0f}",
+            f"{(row.bytes_peak - row.bytes_before) / 1e6:.0f}",
+            str(row.found),
+        ]
+        for row in rows
+    ]
+    columns = ["how", "seconds", "CPU seconds", "peak MB", "of which for the image", "found"]
+    print_table(f"an image of {WIDTH} x {HEIGHT} pixels with 300 objects on {device}", columns, table)
 
 
 def _operator(device: "torch.device", repeats: int, short: bool) -> "list[Row]":

@@ -13,11 +13,10 @@ from torch import Tensor
 from gdseg.data.colour import apply_colour, draw_ssd, strong_view
 from gdseg.data.geometry import (
     Geometry,
-    as_masks,
     draw_geometry,
     test_geometry,
     warp_image,
-    warp_mask,
+    warp_masks,
     warp_values,
 )
 from gdseg.data.images import read_image
@@ -78,12 +77,13 @@ def build_targets(record: Record, geometry: Geometry, task: str = "instance") ->
         return _map_targets(read_regions(record, task), geometry)
     things = [a for a in record.annotations if not a["iscrowd"]]
     crowds = [a for a in record.annotations if a["iscrowd"]]
-    masks = as_masks([warp_mask(a, geometry) for a in things], geometry.canvas)
+    masks = warp_masks(things, geometry)
     labels = torch.tensor([a["label"] for a in things], dtype=torch.int64)
     boxes = masks_to_boxes_cxcywh(masks)
     keep = boxes[:, 2] > 0
-    masks, labels, boxes = masks[keep], labels[keep], boxes[keep]
-    ignore = as_masks([warp_mask(a, geometry) for a in crowds], geometry.canvas).any(0) if crowds else None
+    if not keep.all():  # a thousand masks are not copied for nothing
+        masks, labels, boxes = masks[keep], labels[keep], boxes[keep]
+    ignore = warp_masks(crowds, geometry).any(0) if crowds else None
     return Targets(labels, masks, boxes, torch.ones(len(labels)), ignore, known=_known(record))
 
 
@@ -92,7 +92,8 @@ def _known(record: Record) -> Tensor | None:
     if record.federated is None:
         return None
     there = {a["label"] for a in record.annotations or ()}
-    return torch.tensor(sorted((there | record.federated.absent) - record.federated.partial))
+    searched = sorted((there | record.federated.absent) - record.federated.partial)
+    return torch.tensor(searched, dtype=torch.int64)
 
 
 def _map_targets(regions: Regions, geometry: Geometry) -> Targets:

@@ -7,6 +7,7 @@ data/augment.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,8 +168,9 @@ def _nearest(source: int, resized: int, offset: int, count: int) -> NDArray[np.i
     return np.minimum(centres.astype(np.int64), source - 1)
 
 
-def as_masks(masks: list[NDArray[np.uint8]], canvas: Size) -> Tensor:
-    """bool [N, H, W] of N masks on the canvas (N may be 0)."""
-    if not masks:
-        return torch.zeros(0, *canvas, dtype=torch.bool)
-    return torch.from_numpy(np.stack(masks)).bool()
+def warp_masks(annotations: Sequence[dict[str, Any]], geometry: Geometry) -> Tensor:
+    """bool [N, H, W] of the canvas: the masks of N checked annotations, N may be 0; made one at a time."""
+    masks = torch.empty(len(annotations), *geometry.canvas, dtype=torch.bool)
+    for mask, annotation in zip(masks, annotations, strict=True):
+        mask.copy_(torch.from_numpy(warp_mask(annotation, geometry)))
+    return masks

@@ -18,6 +18,8 @@ from gdseg.models.suppression import best_of_duplicates
 from gdseg.recipe import Distill
 from gdseg.structures import LayerOutput, Targets
 
+_AT_ONCE = 16  # masks enlarged in float32 at a time: they can be a thousand
+
 
 @dataclass
 class Choice:
@@ -97,7 +99,7 @@ def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill)
     if rule.ignore_threshold:
         ignore = ~inside.any(0)
         unsure = torch.zeros_like(ignore)
-        for part in torch.split(masks[choice.uncertain], 16):  # in bounded memory: they can be hundreds
+        for part in torch.split(masks[choice.uncertain], _AT_ONCE):
             unsure |= _cut(part, rule).any(0)
         ignore &= unsure
     return Targets(
@@ -112,12 +114,14 @@ def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill)
 
 def _cut(masks: Tensor, rule: Distill) -> Tensor:
     """Logits [N, h, w] at stride 4 -> bool [N, H, W] at `mask_stride`, interpolated before thresholding."""
-    factor = 4 // rule.mask_stride
-    if factor > 1 and len(masks):
-        masks = F.interpolate(masks[None].float(), scale_factor=factor, mode="bilinear")[0]
-    elif factor > 1:
-        masks = masks.new_zeros(0, masks.shape[1] * factor, masks.shape[2] * factor)
-    return masks.float().sigmoid() > rule.pixel_threshold
+    factor, (N, h, w) = 4 // rule.mask_stride, masks.shape
+    inside = torch.empty(N, h * factor, w * factor, dtype=torch.bool, device=masks.device)
+    for first in range(0, N, _AT_ONCE):
+        logits = masks[None, first : first + _AT_ONCE].float()
+        if factor > 1:
+            logits = F.interpolate(logits, scale_factor=factor, mode="bilinear")
+        inside[first : first + _AT_ONCE] = logits[0].sigmoid() > rule.pixel_threshold
+    return inside
 
 
 def pseudo_statistics(pseudo: list[Targets]) -> dict[str, float]:
