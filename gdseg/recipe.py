@@ -203,7 +203,7 @@ class Inference:
     @property
     def shared(self) -> int:
         """The least overlap of two tiles, in pixels."""
-        return max(1, self.tile // 5) if self.overlap == "auto" else self.overlap
+        return self.tile // 5 if self.overlap == "auto" else self.overlap
 
     @property
     def views(self) -> list[tuple[float, bool]]:

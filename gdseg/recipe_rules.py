@@ -51,7 +51,9 @@ def _data_rules(recipe: Recipe) -> Iterator[str]:
 
 def _inference_rules(recipe: Recipe) -> Iterator[str]:
     inference = recipe.inference
-    if inference.tile and inference.shared > max(1, inference.tile // 2):
+    if 0 < inference.tile < 32:
+        yield f"inference.tile ({inference.tile}) must be at least 32 pixels, or 0: whole images"
+    elif inference.tile and inference.shared > inference.tile // 2:
         half = f"half of inference.tile ({inference.tile})"
         yield f"inference.overlap ({inference.shared}) must not exceed {half}"
     if not inference.scales:

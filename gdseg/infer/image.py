@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gdseg.data.geometry import Geometry, Size, test_geometry, warp_image
 from gdseg.data.loader import collate
-from gdseg.infer.join import join_instances
+from gdseg.infer.join import CELL, join_instances
 from gdseg.infer.maps import PanopticMap, blended_labels
 from gdseg.infer.run import forward
 from gdseg.infer.tiles import Tile, layout
@@ -67,11 +67,17 @@ def in_tiles(
     if len(tiles) == 1:
         return look(tiles[0])
     if recipe.task == "instance":
-        return join_instances(tiles, [look(tile) for tile in tiles], size)
-    panoptic = PanopticMap(size)
+        return join_instances(tiles, [look(tile) for tile in tiles], size, _cell(recipe))
+    panoptic = PanopticMap(size, _cell(recipe))
     for tile in tiles:
         panoptic.add(tile, look(tile))
     return panoptic.finish(recipe.postprocess.overlap_threshold)
+
+
+def _cell(recipe: Recipe) -> int:
+    """Pixels of the image a side of a pixel of the network's masks, in a tile."""
+    side = recipe.inference.tile
+    return max(1, round(CELL * side / test_geometry((side, side), recipe.augment).resized[0]))
 
 
 class _Eye:

@@ -28,7 +28,7 @@ from gdseg.structures import Predictions
 
 _SAME = 0.5  # IoU, and share of a piece that is covered, above which two masks agree
 _SURE = 0.5  # a piece with less than this share of the best score is dropped: it joins nothing
-_EDGE = 4  # pixels from the border of a tile at which a mask counts as cut: masks come in cells of four
+CELL = 4  # pixels a side of what a network's masks are made of, where a tile keeps its size
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,16 @@ class View:
     rle: Rle
     box: tuple[float, ...]
     span: tuple[float, ...]
+    cell: int
 
     def cut_inside(self, other: Tile) -> bool:
-        """Whether a border of its tile that lies inside another one ends the mask."""
-        tile, (x0, y0, x1, y1) = self.tile, self.span
+        """Whether the mask ends, to a cell, at a border of its tile that lies inside another one."""
+        tile, cell, (x0, y0, x1, y1) = self.tile, self.cell, self.span
         return (
-            (other.left < tile.left and x0 < tile.left + _EDGE)
-            or (other.top < tile.top and y0 < tile.top + _EDGE)
-            or (tile.right < other.right and x1 > tile.right - _EDGE)
-            or (tile.bottom < other.bottom and y1 > tile.bottom - _EDGE)
+            (other.left < tile.left and x0 < tile.left + cell)
+            or (other.top < tile.top and y0 < tile.top + cell)
+            or (tile.right < other.right and x1 > tile.right - cell)
+            or (tile.bottom < other.bottom and y1 > tile.bottom - cell)
         )
 
 
@@ -65,13 +66,15 @@ class Edge:
 Edges = dict[int, dict[Tile, list[Edge]]]  # of a view: tile -> its views that agree
 
 
-def join_instances(tiles: Sequence[Tile], found: Sequence[Predictions], image: Size) -> Predictions:
+def join_instances(
+    tiles: Sequence[Tile], found: Sequence[Predictions], image: Size, cell: int = CELL
+) -> Predictions:
     """What tiles hold as one `Predictions` of the image, best first. found[i] is of tiles[i], at its size.
 
-    The order of the tiles does not matter.
+    cell: how exact masks are, in pixels. The order of the tiles does not matter.
     """
     order = sorted(range(len(tiles)), key=lambda i: tiles[i])
-    views = [view for i in order for view in _views(tiles[i], found[i])]
+    views = [view for i in order for view in _views(tiles[i], found[i], cell)]
     edges = _edges([tiles[i] for i in order], views)
     clusters = [[views[i] for i in cluster] for cluster in _clusters(views, edges)]
     clusters.sort(key=lambda cluster: -cluster[0].score)
@@ -86,13 +89,13 @@ def join_instances(tiles: Sequence[Tile], found: Sequence[Predictions], image: S
     )
 
 
-def _views(tile: Tile, found: Predictions) -> list[View]:
+def _views(tile: Tile, found: Predictions, cell: int) -> list[View]:
     views, moved = [], np.array([tile.left, tile.top] * 2)
     rows = zip(found.labels.tolist(), found.scores.tolist(), found.rles, found.boxes_xyxy_px, strict=True)
     for label, score, rle, box in rows:
         x, y, w, h = coco_mask.toBbox(rle).tolist()
         span = np.array([x, y, x + w, y + h]) + moved
-        views.append(View(tile, label, score, rle, tuple(box.numpy() + moved), tuple(span.tolist())))
+        views.append(View(tile, label, score, rle, tuple(box.numpy() + moved), tuple(span.tolist()), cell))
     return views
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gdseg.data.rle import to_rle
-from gdseg.infer.join import join_instances
+from gdseg.infer.join import CELL, join_instances
 from gdseg.infer.tiles import Size, Tile, band_of
 from gdseg.models.decode_maps import BestClass, ClassScores
 from gdseg.structures import Predictions
@@ -26,8 +26,8 @@ from gdseg.structures import Predictions
 class PanopticMap:
     """Told the panoptic prediction of each tile, in any order, it makes the image's."""
 
-    def __init__(self, image: Size) -> None:
-        self.image = image
+    def __init__(self, image: Size, cell: int = CELL) -> None:
+        self.image, self.cell = image, cell  # cell: see `join_instances`
         self.stuff = torch.full(image, -1, dtype=torch.int32)
         self.depth = torch.zeros(image, dtype=torch.float64)
         self.scores: dict[int, float] = {}
@@ -56,7 +56,7 @@ class PanopticMap:
 
     def finish(self, overlap_threshold: float) -> Predictions:
         """The image's prediction: a map without overlaps and its segments, things first."""
-        things = join_instances(self.tiles, self.things, self.image)
+        things = join_instances(self.tiles, self.things, self.image, self.cell)
         ids = np.zeros(self.image, dtype=np.int32)
         segments: list[dict[str, Any]] = []
         for label, score, rle in zip(

@@ -121,6 +121,7 @@ def test_tiles_and_views_reach_the_network(gdseg: Gdseg, tiny_checkpoint: Path, 
     [
         (["--tile", "40", "--overlap", "30"], "must not exceed half of inference.tile"),
         (["--tile", "-1"], "must be at least 0"),
+        (["--tile", "1"], "must be at least 32 pixels, or 0"),
         (["--overlap", "some"], "must be a whole number, or auto"),
         (["--scales", "0"], "must be at least 0.1"),
         (["--scales", "a,b"], "must be a number"),
