@@ -12,6 +12,7 @@ import typer
 from gdseg import __version__
 from gdseg.cli import (
     bench,
+    budget,
     convert,
     data,
     distill,
@@ -42,6 +43,7 @@ for name, module in {
     "predict": predict,
     "visualize": visualize,
     "report": report,
+    "budget": budget,
     "convert": convert,
     "bench": bench,
     "doctor": doctor,

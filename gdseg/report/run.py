@@ -105,7 +105,7 @@ def _open_data(run: Run) -> None:
         )
         return
     recorded = run.about.get("data_sha256")
-    if recorded and recorded != labels_sha256(run.data.dataset):
+    if recorded and recorded != labels_sha256(run.data.dataset.train_json, run.data.dataset.train):
         run.notes.append("The training labels are not those of the run any more: their sha256 differs.")
 
 

@@ -66,6 +66,8 @@ class Session:
         seconds = time.monotonic() - self._began
         spent = {"step": self.start_step, "seconds": round(seconds, 1), **peak_memory(self.learner.device)}
         append_json(self.run / "time.jsonl", spent)
+        if self.stop_signal and not any(error):  # it came during the last evaluation: it holds now
+            signal.raise_signal(self.stop_signal)
 
     def resume(self, networks: Mapping[str, torch.nn.Module]) -> None:
         """Go on from the last saved state; `networks` are all networks the loop changes."""

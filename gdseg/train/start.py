@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def record_run(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "seed": recipe.seed,
         "data": str(start.dataset.root),
-        "data_sha256": labels_sha256(start.dataset),
+        "data_sha256": labels_sha256(start.dataset.train_json, start.dataset.train),
         "classes": start.dataset.classes,
         "images": {"train": len(start.dataset.train), "val": len(start.dataset.val)},
         "labelled": len(start.labelled),
@@ -84,12 +85,11 @@ def record_run(
     write_json(run / "run.json", {**about, **facts})
 
 
-def labels_sha256(dataset: Dataset) -> str | None:
-    """The sha256 of the training json, or of the ids and sizes of the files in a folder of label maps."""
-    labels = dataset.train_json
+def labels_sha256(labels: Path | None, records: Sequence[Record]) -> str | None:
+    """Of a part's json, or of the names and sizes of the files in its folder of label maps."""
     if labels is None or labels.is_file():
         return file_sha256(labels) if labels else None
-    maps = [m for r in dataset.train if r.label_map for m in (r.label_map.path, r.label_map.below) if m]
+    maps = [m for r in records if r.label_map for m in (r.label_map.path, r.label_map.below) if m]
     listed = [[Path(os.path.relpath(path, labels)).as_posix(), path.stat().st_size] for path in maps]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 

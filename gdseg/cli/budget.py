@@ -1,0 +1,249 @@
+"""`gdseg budget`: parse, call `train.budget`, print the table and draw the curve."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from gdseg.cli import options as o
+from gdseg.cli.console import err, print_json, print_table
+from gdseg.cli.eval_tables import percent
+from gdseg.cli.run_options import recipe_changes
+from gdseg.errors import UsageError
+from gdseg.recipe import Recipe
+from gdseg.recipe_yaml import DEFAULT_RECIPE, apply_overrides, load_recipe
+from gdseg.runs import RUNS
+
+if TYPE_CHECKING:
+    from gdseg.train.budget import Result
+    from gdseg.train.budget_plan import Arm, Job, Plan
+
+EXAMPLES = """Examples:
+
+  gdseg budget --ratios 0.02,0.1,0.5 --seeds 0,1,2              the built-in data set: table and curve
+
+  gdseg budget -r nuclei_maskdino --data nuclei --seeds 0,1,2   the recipe's own ratio
+
+  gdseg budget --variant "soft: distill.weighting=score" --variant "no burn-in: distill.burn_in_steps=0"
+"""
+BASE = "recipe"
+KINDS = {"labels": "labels alone", "teacher": "teacher", "student": "student", "all": "all labels"}
+_T = TypeVar("_T")
+
+RatiosOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--ratios",
+        metavar="R,R,..",
+        help="Shares of labelled images (default: the recipe's).",
+        rich_help_panel=o.DATA,
+    ),
+]
+SeedsOpt = Annotated[
+    str,
+    typer.Option(
+        "--seeds", metavar="S,S,..", help="Each draws its own labelled images.", rich_help_panel=o.TRAINING
+    ),
+]
+VariantOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        metavar="'NAME: KEY=VALUE ..'",
+        help="The recipe with other keys, beside the recipe itself; may be given again.",
+        rich_help_panel=o.TRAINING,
+    ),
+]
+KindsOpt = Annotated[
+    str,
+    typer.Option(
+        "--arms", metavar="A,A,..", help="What to train: labels (alone), teacher, student, all (labels)."
+    ),
+]
+JobsOpt = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Runs at a time, each with its share of the threads (OMP_NUM_THREADS holds).",
+        rich_help_panel=o.ADVANCED,
+    ),
+]
+
+
+def command(
+    context: typer.Context,
+    overrides: o.OverridesArg = None,
+    recipe: o.RecipeOpt = None,
+    data: o.DataOpt = None,
+    unlabelled: o.UnlabelledOpt = None,
+    ratios: RatiosOpt = None,
+    seeds: SeedsOpt = "0",
+    variant: VariantOpt = None,
+    arms: KindsOpt = "labels,teacher,student,all",
+    batch_size: o.BatchSizeOpt = None,
+    precision: o.PrecisionOpt = None,
+    jobs: JobsOpt = 1,
+    device: o.DeviceOpt = "auto",
+    conf: Annotated[
+        float,
+        typer.Option(
+            "--conf", help="Scores shown in the overlays.", min=0.0, max=1.0, rich_help_panel=o.OUTPUT
+        ),
+    ] = 0.4,
+    out: o.OutOpt = None,
+    dry_run: o.DryRunOpt = False,
+    as_json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
+    debug: o.DebugOpt = False,
+) -> None:
+    """Compare labels alone, teacher, student and all labels at several ratios and seeds.
+
+    Labels alone and all labels take as many steps as teacher and student together. A run
+    that is finished is not run again, one that was interrupted goes on: give the same
+    command again. Runs are shared by all commands with the same --out.
+    """
+    name = recipe or DEFAULT_RECIPE
+    variants = read_variants(load_recipe(name, recipe_changes(context.params)), variant or [])
+    shares = _numbers("--ratios", ratios, float) if ratios else [_own_ratio(variants[BASE])]
+    kinds = [kind.strip() for kind in arms.split(",")]
+    if unknown := set(kinds) - set(KINDS):
+        raise UsageError(f"'{min(unknown)}' is no arm", "--arms", f"some of {','.join(KINDS)}")
+    target = out or RUNS / f"budget-{Path(name).stem}"
+
+    from gdseg.device import resolve_device
+    from gdseg.train.budget import run_plan
+    from gdseg.train.budget_plan import make_plan
+    from gdseg.train.budget_report import draw_results, save_results
+
+    plan = make_plan(variants, shares, _numbers("--seeds", seeds, int), kinds)
+    if dry_run:
+        _describe(plan, target)
+        return
+    silent, metric = quiet or as_json, variants[BASE].best_metric
+    chosen = resolve_device(device)
+    run_plan(plan, target, chosen, jobs=jobs, quiet=silent, done=_teller(plan, target, metric, quiet=silent))
+    report = save_results(plan, target, metric)
+    pictures = draw_results(plan, target, report, chosen, conf)
+    if as_json:
+        print_json(report)
+    elif not quiet:
+        for table in _tables(report):
+            print_table(*table)
+        err.print(f"written to {target}: budget.json, {', '.join(pictures)}", soft_wrap=True)
+
+
+def read_variants(recipe: Recipe, texts: list[str]) -> dict[str, Recipe]:
+    """The recipe, and what each 'NAME: KEY=VALUE ..' makes of it. Raises UsageError, RecipeError."""
+    variants = {BASE: recipe}
+    for text in texts:
+        name, colon, changes = text.partition(":")
+        name = name.strip()
+        if not (colon and name and changes.strip()) or "=" in name:
+            raise UsageError(f"'{text}' is no variant", "--variant", "as 'soft: distill.weighting=score'")
+        if name in variants:
+            raise UsageError(f"two variants are named '{name}'", "--variant", "give each its own name")
+        variants[name] = apply_overrides(recipe, _words(changes))
+    return variants
+
+
+def _words(text: str) -> list[str]:
+    """Items between spaces; quotes keep spaces in a value."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"'{text}': {error}", "--variant", "close the quotes") from error
+
+
+def _numbers(flag: str, text: str, kind: Callable[[str], _T]) -> list[_T]:
+    """Different numbers between commas. Raises UsageError."""
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UsageError(f"'{text}' are no different numbers", flag, "as 0,1,2")
+    return numbers
+
+
+def _own_ratio(recipe: Recipe) -> float | None:
+    return None if recipe.data.split else recipe.data.ratio
+
+
+def _describe(plan: Plan, out: Path) -> None:
+    """Print each run: what it is for first, and whether it is there."""
+    from gdseg.train.budget import finished
+
+    rows = []
+    for job in plan.jobs.values():
+        arms = [arm for arm, key in plan.arms.items() if key == job.key]
+        more = f" and {len(arms) - 1} more" if len(arms) > 1 else ""
+        there = "finished" if finished(out, job) else "to do"
+        rows.append([_name(arms[0]) + more, str(job.steps), job.folder, there])
+    print_table(f"{len(rows)} runs in {out}", ["for", "steps", "run", ""], rows)
+
+
+def _name(arm: Arm) -> str:
+    share = "split" if arm.ratio is None else f"{arm.ratio:g}"
+    return f"{arm.variant}, {share}, seed {arm.seed}: {KINDS[arm.kind]}"
+
+
+def _teller(plan: Plan, out: Path, metric: str, *, quiet: bool) -> Callable[[Job, Result], None]:
+    """What to call after each run: the results so far are saved, and a line says how it went."""
+    from gdseg.train.budget import finished
+    from gdseg.train.budget_report import save_results
+
+    def tell(job: Job, result: Result) -> None:
+        save_results(plan, out, metric)
+        if not quiet:
+            arm = next(arm for arm, key in plan.arms.items() if key == job.key)
+            there = sum(finished(out, other) is not None for other in plan.jobs.values())
+            role = "student" if job.teacher else "teacher"
+            score = result.diverged or f"{metric} {percent(result.scores[role].get(metric))}"
+            err.print(
+                f"{there}/{len(plan.jobs)} {_name(arm)}: {score}, {result.seconds / 60:.1f} min",
+                soft_wrap=True,
+            )
+
+    return tell
+
+
+def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Scores, and what they say of the student; a column that nothing fills is left out."""
+    rows = report["table"]
+    gains = {
+        "gain": "over labels alone",
+        "gap_from_teacher": "gap closed",
+        "gap_from_labels": "gap from labels",
+    }
+    if len({row["variant"] for row in rows}) > 1:
+        gains["over_first"] = f"over {BASE}'s student"
+    seeds = max((len(row[name]["values"]) for row in rows for name in KINDS if row[name]), default=0)
+    over = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    tables = []
+    for title, columns in (
+        (f"{report['metric']}, %: {over}", {**KINDS, "average": "EMA teacher"}),
+        ("student, points, and % of the way to all labels", gains),
+    ):
+        shown = {name: word for name, word in columns.items() if any(row[name] for row in rows)}
+        body = [[row["variant"], str(row["labelled"]), *(_cell(row[name]) for name in shown)] for row in rows]
+        tables.append((title, ["", "labelled", *shown.values()], body))
+    for line, row in zip(tables[1][2], rows, strict=True):
+        line.append(_minutes(row))
+    tables[1][1].append("minutes")
+    return tables
+
+
+def _cell(spread: dict[str, Any] | None) -> str:
+    if spread is None:
+        return "-"
+    return percent(spread["mean"]) + ("" if spread["std"] is None else f" \u00b1 {percent(spread['std'])}")
+
+
+def _minutes(row: dict[str, Any]) -> str:
+    spreads = [row[f"{kind}_seconds"] for kind in KINDS]
+    return f"{sum(sum(s['values']) for s in spreads if s) / 60:.1f}"

@@ -1,0 +1,191 @@
+"""What `gdseg budget` says of its results: a table over seeds, budget.json, and pictures of one image.
+
+Gap closed is (student - base) / (all labels - base), with the teacher as base, and with labels alone for as
+many steps as teacher and student took together. Seeds are paired: each has its own labelled images, and its
+own gap. Called by cli/budget.py.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from gdseg.coco_json import truth_predictions
+from gdseg.data.dataset import open_dataset
+from gdseg.data.images import read_image
+from gdseg.data.label_maps import with_masks
+from gdseg.files import write_json
+from gdseg.models.checkpoint import load_network
+from gdseg.predict import Predictor, as_tensor
+from gdseg.recipe import Recipe
+from gdseg.runs import find_checkpoint
+from gdseg.train.budget import Result, finished, run_folder
+from gdseg.train.budget_plan import KINDS, Plan
+from gdseg.view.budget_plot import plot_budget
+from gdseg.view.draw import displayable
+from gdseg.view.sheets import Sheet, spread
+from gdseg.writers import save_picture
+
+# what a row of the table tells, each as mean, spread and values over seeds
+SCORES = (*KINDS, "average")
+GAINS = ("gain", "gap_from_teacher", "gap_from_labels", "over_first")
+
+
+def save_results(plan: Plan, out: Path, metric: str) -> dict[str, Any]:
+    """Write OUT/budget.json with what is finished of a plan, and return it: metric, rows of arms, table."""
+    rows = arm_rows(plan, gather(plan, out), metric)
+    report = {"metric": metric, "runs": len(plan.jobs), "arms": rows, "table": summary(rows)}
+    write_json(out / "budget.json", report)
+    return report
+
+
+def gather(plan: Plan, out: Path) -> dict[str, Result]:
+    """The results that are there, by key."""
+    return {key: found for key, job in plan.jobs.items() if (found := finished(out, job))}
+
+
+def draw_results(
+    plan: Plan, out: Path, report: dict[str, Any], device: torch.device, conf: float, images: int = 3
+) -> list[str]:
+    """Draw OUT/budget.svg and .png, and overlays.png of a few images; returns the names of what was drawn."""
+    drawn = []
+    if any(row[kind] for row in report["table"] for kind in KINDS):
+        drawn = ["budget.svg", "budget.png"]
+        plot_budget(report["table"], report["metric"], [out / name for name in drawn])
+    sheet = overlay_sheet(plan, gather(plan, out), out, device, conf, images)
+    if sheet:
+        save_picture(sheet, out / "overlays.png")
+        drawn.append("overlays.png")
+    return drawn
+
+
+def arm_rows(plan: Plan, results: Mapping[str, Result], metric: str) -> list[dict[str, Any]]:
+    """A row for each arm that has a result; `score` is the last one of its network, 0..1.
+
+    `average` is that of the student's moving average. A run that diverged has neither.
+    """
+    rows = []
+    for arm, key in plan.arms.items():
+        job = plan.jobs[key]
+        if key not in results:
+            continue
+        result, kind = results[key], "student" if arm.kind == "student" else "teacher"
+        row = {**arm._asdict(), "labelled": result.labelled, "steps": job.steps, "seconds": result.seconds}
+        row |= {"score": result.scores.get(kind, {}).get(metric), "run": f"runs/{job.folder}"}
+        if arm.kind == "student":
+            row["average"] = result.scores.get("teacher", {}).get(metric)
+        rows.append(row | ({"diverged": result.diverged} if result.diverged else {}))
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each variant and ratio: means and spreads over seeds of scores, gains, gaps and seconds."""
+    table = []
+    places = dict.fromkeys((row["variant"], row["ratio"]) for row in rows)
+    first = next(iter(places))[0] if places else ""
+    for variant, ratio in places:
+        cells, base = _cells(rows, variant, ratio), _cells(rows, first, ratio)
+        own = [row for row in rows if (row["variant"], row["ratio"]) == (variant, ratio)]
+        labelled = max((row["labelled"] for row in own if row["kind"] != "all"), default=0)
+        line: dict[str, Any] = {"variant": variant, "ratio": ratio, "labelled": labelled}
+        for name in SCORES:
+            line[name] = _spread([cell.get(name) for cell in cells.values()])
+        gains = [_gains(cell, base.get(seed, {})) for seed, cell in cells.items()]
+        for name in GAINS:
+            line[name] = _spread([gain[name] for gain in gains])
+        for kind in KINDS:
+            line[f"{kind}_seconds"] = _spread([row["seconds"] for row in own if row["kind"] == kind])
+        table.append(line)
+    return table
+
+
+def _cells(
+    rows: list[dict[str, Any]], variant: str, ratio: float | None
+) -> dict[int, dict[str, float | None]]:
+    """Scores by kind, of each seed."""
+    cells: dict[int, dict[str, float | None]] = {}
+    for row in rows:
+        if (row["variant"], row["ratio"]) == (variant, ratio):
+            cell = cells.setdefault(row["seed"], {})
+            cell[row["kind"]] = row["score"]
+            if row["kind"] == "student":
+                cell["average"] = row["average"]
+    return cells
+
+
+def _gains(cell: Mapping[str, float | None], first: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Of one seed: student over labels alone, gaps closed, and student over the first variant's."""
+    teacher, labels, student, everything = (cell.get(k) for k in ("teacher", "labels", "student", "all"))
+    return {
+        "gain": _minus(student, labels),
+        "gap_from_teacher": _share(_minus(student, teacher), _minus(everything, teacher)),
+        "gap_from_labels": _share(_minus(student, labels), _minus(everything, labels)),
+        "over_first": _minus(student, first.get("student")),
+    }
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole or whole < 0 else part / whole
+
+
+def _spread(values: list[float | None]) -> dict[str, Any] | None:
+    """Mean, sample standard deviation (None for one value) and the values; None if there is none."""
+    there = [float(v) for v in values if v is not None and math.isfinite(v)]
+    if not there:
+        return None
+    deviation = statistics.stdev(there) if len(there) > 1 else None
+    return {"mean": statistics.fmean(there), "std": deviation, "values": there}
+
+
+def overlay_sheet(
+    plan: Plan, results: Mapping[str, Result], out: Path, device: torch.device, conf: float, images: int
+) -> Image.Image | None:
+    """Truth, teacher, labels alone, student and all labels beside each other on a few validation images.
+
+    Of the first variant, ratio and seed whose student is there; None if none is.
+    """
+    scored = {arm: key for arm, key in plan.arms.items() if key in results and not results[key].diverged}
+    shown = next((arm for arm in scored if arm.kind == "student"), None)
+    if shown is None:
+        return None
+    files = {}
+    for kind, word in {
+        "teacher": "teacher",
+        "labels": "labels alone",
+        "student": "student",
+        "all": "all labels",
+    }.items():
+        if key := scored.get(shown._replace(kind=kind)):
+            role = "student" if kind == "student" else "teacher"
+            files[word] = find_checkpoint(run_folder(out, plan.jobs[key]), role)
+    recipe = plan.jobs[scored[shown]].recipe
+    title = f"{shown.variant}, seed {shown.seed}, {results[scored[shown]].labelled} labelled images"
+    return _sheet(recipe, files, device, f"{title}: scores from {conf:g}", conf, images)
+
+
+def _sheet(
+    recipe: Recipe, files: Mapping[str, Path], device: torch.device, title: str, conf: float, images: int
+) -> Image.Image:
+    dataset = open_dataset(recipe.data, ("val",), task=recipe.task)
+    networks = {word: Predictor(load_network(file, device), device, file) for word, file in files.items()}
+    sheet = Sheet(title, columns=1 + len(networks))
+    for record in (dataset.val[i] for i in spread(len(dataset.val), images)):
+        image = read_image(record.path, None)
+        pixels, tensor = displayable(image), as_tensor(record.path, recipe.backbone.in_channels)
+        labels = with_masks(record, dataset.task)
+        truth, crowds = (truth_predictions(labels, dataset.classes, crowds=c) for c in (False, True))
+        sheet.add(pixels, truth, f"truth: {len(truth)}", crowds)
+        for word, network in networks.items():
+            found = network.predict_tensor(tensor, conf)
+            sheet.add(pixels, found, f"{word}: {len(found)}")
+    return sheet.render()
