@@ -135,7 +135,12 @@ def _ready(waiting: dict[str, Job], results: dict[str, Result]) -> list[Job]:
 
 
 def _one_by_one(
-    waiting: dict[str, Job], results: dict[str, Result], out: Path, device: torch.device, _jobs: int, quiet: bool
+    waiting: dict[str, Job],
+    results: dict[str, Result],
+    out: Path,
+    device: torch.device,
+    _jobs: int,
+    quiet: bool,
 ) -> Iterator[tuple[Job, Result]]:
     while ready := _ready(waiting, results):
         job = waiting.pop(ready[0].key)
@@ -143,7 +148,12 @@ def _one_by_one(
 
 
 def _side_by_side(
-    waiting: dict[str, Job], results: dict[str, Result], out: Path, device: torch.device, jobs: int, _quiet: bool
+    waiting: dict[str, Job],
+    results: dict[str, Result],
+    out: Path,
+    device: torch.device,
+    jobs: int,
+    _quiet: bool,
 ) -> Iterator[tuple[Job, Result]]:
     """As `_one_by_one`, each run in a process of its own; whatever ends this loop makes all of them save."""
     threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, torch.get_num_threads() // jobs)

@@ -117,7 +117,7 @@ def _add(
         plan.add(arm._replace(kind="labels"), _job(long, labels))
     if "all" in kinds:
         everything = replace(long, data=replace(long.data, ratio=1.0, split=None))
-        plan.add(arm._replace(kind="all"), _job(everything, labels))
+        plan.add(arm._replace(kind="all"), _job(everything, digest(everything.data, recipe.task)))
 
 
 def _job(recipe: Recipe, labels_sha256: str, teacher: str | None = None) -> Job:

@@ -179,7 +179,8 @@ def _sheet(
     dataset = open_dataset(recipe.data, ("val",), task=recipe.task)
     networks = {word: Predictor(load_network(file, device), device, file) for word, file in files.items()}
     sheet = Sheet(title, columns=1 + len(networks))
-    for record in (dataset.val[i] for i in spread(len(dataset.val), images)):
+    filled = [record for record in dataset.val if record.label_map or record.annotations] or dataset.val
+    for record in (filled[i] for i in spread(len(filled), images)):
         image = read_image(record.path, None)
         pixels, tensor = displayable(image), as_tensor(record.path, recipe.backbone.in_channels)
         labels = with_masks(record, dataset.task)

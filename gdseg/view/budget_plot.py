@@ -47,7 +47,7 @@ def plot_budget(table: Sequence[dict[str, Any]], metric: str, files: Sequence[Pa
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="best")
     for file in files:
         figure.savefig(file, dpi=150)
 

@@ -1,0 +1,56 @@
+"""`gdseg budget`: variants, numbers and mistakes on the command line, and one tiny experiment."""
+
+import json
+
+import pytest
+
+from gdseg.cli.budget import read_variants
+from gdseg.errors import RecipeError, UsageError
+from gdseg.recipe_yaml import load_recipe
+
+
+def test_variants_are_the_recipe_with_other_keys():
+    recipe = load_recipe("shapes_maskdino")
+    variants = read_variants(
+        recipe, ["soft: distill.weighting=score distill.copy_paste=0", "x: 'augment.canvas=[64, 64]'"]
+    )
+    assert list(variants) == ["recipe", "soft", "x"]
+    assert variants["recipe"] == recipe
+    assert (variants["soft"].distill.weighting, variants["soft"].distill.copy_paste) == ("score", 0)
+    assert variants["x"].augment.canvas == [64, 64]
+
+
+@pytest.mark.parametrize(
+    "text", ["distill.weighting=score", "soft:", ": a=1", "recipe: seed=1", "a: 'seed=1"]
+)
+def test_what_is_no_variant_is_refused(text):
+    with pytest.raises(UsageError) as refused:
+        read_variants(load_recipe("shapes_maskdino"), [text])
+    assert refused.value.hint
+
+
+def test_a_variants_unknown_key_names_the_nearest():
+    with pytest.raises(RecipeError, match=r"did you mean 'distill\.weighting'"):
+        read_variants(load_recipe("shapes_maskdino"), ["soft: distill.weigthing=score"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--seeds", "0,0"), ("--seeds", "a"), ("--ratios", "0.1,x"), ("--arms", "teacher,studnt")]
+)
+def test_mistakes_are_usage_errors(gdseg, arguments):
+    assert isinstance(gdseg("budget", *arguments).exception, UsageError)
+
+
+def test_a_tiny_experiment(gdseg, tiny_settings, tiny_data, tmp_path):
+    settings = [*tiny_settings, f"data.root={tiny_data}"]
+    command = ("budget", *settings, "--ratios", "0.5,1", "--arms", "labels,all", "--out", "b")
+    planned = gdseg(*command, "--dry-run")
+    assert planned.stdout.count("to do") == 2  # labels alone at ratio 1 are all labels
+    assert not (tmp_path / "b").exists()
+    done = gdseg(*command, "--json")
+    report = json.loads(done.stdout)
+    assert [(r["ratio"], r["labelled"]) for r in report["table"]] == [(0.5, 6), (1.0, 12)]
+    again = gdseg(*command)
+    assert again.exception is None
+    assert "labels alone" in again.stdout
+    assert gdseg(*command, "--dry-run").stdout.count("finished") == 2
