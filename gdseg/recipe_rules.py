@@ -74,6 +74,14 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield "copy_paste needs task: instance"
     if distill.ignore_threshold and distill.ignore_threshold > distill.class_threshold:
         yield "distill.ignore_threshold must not exceed distill.class_threshold"
+    if distill.final_steps >= distill.steps:
+        yield "distill.final_steps must be fewer than distill.steps"
+    if (distill.paste_pseudo or distill.cutmix) and distill.unlabelled_batch_size < 2:
+        yield "distill.paste_pseudo and distill.cutmix need distill.unlabelled_batch_size: 2 or more"
+    if recipe.task == "semantic" and distill.thresholds != "fixed":
+        yield "distill.thresholds are those of objects; task: semantic has distill.region_threshold"
+    if distill.fallback == "raise" and distill.thresholds == "ema":
+        yield "distill.fallback: raise needs distill.thresholds: fixed or prior, ema sets them anew at each step"
     measured = {"instance": ("mask", "box"), "panoptic": ("pq",), "semantic": ("miou",)}[recipe.task]
     if train.best != "auto" and not train.best.startswith(measured):
         yield f"train.best: {train.best} is not measured for task: {recipe.task}; use auto"

@@ -133,6 +133,9 @@ def test_every_key_is_documented_and_has_a_default_within_its_rules():
             "mask_prior needs loss.boxes_relative_to",
         ),
         (["task=semantic", "distill.mask_stride=1", "train.best=auto"], "mask_stride needs task: instance"),
+        (["distill.final_steps=700"], "final_steps must be fewer"),
+        (["distill.cutmix=0.5", "distill.unlabelled_batch_size=1"], "unlabelled_batch_size: 2 or more"),
+        (["distill.fallback=raise", "distill.thresholds=ema"], "fallback: raise needs"),
     ],
 )
 def test_keys_that_would_silently_do_nothing_or_harm_are_refused(changes, rule):

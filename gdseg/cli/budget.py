@@ -198,6 +198,7 @@ def _teller(plan: Plan, out: Path, metric: str, *, quiet: bool) -> Callable[[Job
     from gdseg.train.budget_report import save_results
 
     def tell(job: Job, result: Result) -> None:
+        """Save and say."""
         save_results(plan, out, metric)
         if not quiet:
             arm = next(arm for arm, key in plan.arms.items() if key == job.key)

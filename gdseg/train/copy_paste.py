@@ -1,8 +1,8 @@
 """Copy-paste within a step: objects of labelled images in front of other images (arXiv 2012.07177 §3).
 
 The loader has scaled, cropped and flipped both images; objects keep their place on the canvas. What they
-cover leaves the masks behind them. Called by pretrain.py and distill.py; which objects is a function of
-(seed, step). Letters: N instances, H W pixels, h w cells of `distill.mask_stride` pixels.
+cover leaves the masks behind them. Called by pretrain.py, distill.py and mix.py; which objects is a function
+of (seed, step). Letters: N instances, H W pixels, h w cells of `distill.mask_stride` pixels.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
 
 _OBJECTS = 0.5  # share of an image's objects that are pasted
-_LEFT = 0.1  # a covered object of which less is left is gone
+LEFT = 0.1  # a covered object of which less is left is gone
 
 
 def paste_labelled(batch: Batch, recipe: Recipe, step: int) -> Batch:
     """A labelled batch in which images got objects of each other, `augment.copy_paste` of them."""
     targets = cast(list[Targets], batch.targets)
     rng = rng_for(recipe.seed, "copy-paste", "labelled", step)
-    images, mixed = _paste(batch.images, targets, batch.images, targets, recipe.augment.copy_paste, rng)
+    images, mixed = paste(batch.images, targets, batch.images, targets, recipe.augment.copy_paste, rng)
     return replace(batch, images=images, targets=[*mixed])
 
 
@@ -39,11 +39,11 @@ def paste_unlabelled(
     targets = cast(list[Targets], labelled.targets)
     rng = rng_for(recipe.seed, "copy-paste", "unlabelled", step)
     strong = batch.images if batch.strong is None else batch.strong
-    strong, pseudo = _paste(strong, pseudo, labelled.images, targets, recipe.distill.copy_paste, rng)
+    strong, pseudo = paste(strong, pseudo, labelled.images, targets, recipe.distill.copy_paste, rng)
     return replace(batch, strong=strong), pseudo
 
 
-def _paste(
+def paste(
     images: Tensor,
     targets: Sequence[Targets],
     source_images: Tensor,
@@ -51,6 +51,10 @@ def _paste(
     share: float,
     rng: np.random.Generator,
 ) -> tuple[Tensor, list[Targets]]:
+    """Images [B, C, H, W] and their targets with some objects of the sources in front of `share` of them.
+
+    Masks of the sources may be coarser than their pixels. Nothing is pasted into the image it is from.
+    """
     if not share:
         return images, list(targets)
     pasted, mixed = images.clone(), list(targets)
@@ -62,12 +66,19 @@ def _paste(
             continue
         objects = source_targets[j].select(picked)
         objects.masks = objects.masks.new_zeros(len(objects), *images.shape[-2:])
-        objects.masks[:, :height, :width] = source_targets[j].masks[picked, :height, :width]
+        whole = _at_pixels(source_targets[j].masks[picked], source_images)
+        objects.masks[:, :height, :width] = whole[:, :height, :width]
         cover = objects.masks[:, :height, :width].any(0)
         part = pasted[i, :, :height, :width]
         part.copy_(torch.where(cover, source_images[j, :, :height, :width].to(part.dtype), part))
         mixed[i] = _in_front(objects, below)
     return pasted, mixed
+
+
+def _at_pixels(masks: Tensor, images: Tensor) -> Tensor:
+    """Masks [N, h, w] of coarser cells at the images' pixels [N, H, W]."""
+    stride = images.shape[-1] // masks.shape[-1]
+    return masks if stride == 1 else masks.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
 
 
 def _in_front(above: Targets, below: Targets) -> Targets:
@@ -85,7 +96,12 @@ def _in_front(above: Targets, below: Targets) -> Targets:
         boxes_cxcywh=torch.cat((masks_to_boxes_cxcywh(front), boxes)),
         weights=torch.cat((above.weights, below.weights)),
         ignore=None if below.ignore is None else below.ignore & ~cover,
-        scores=None if below.scores is None else torch.cat((above.weights, below.scores)),
+        scores=None if below.scores is None else torch.cat((_sure(above), below.scores)),
         known=below.known,
     )
-    return joined.select(torch.cat((front.flatten(1).any(1), ~hidden | (left >= _LEFT * area))))
+    return joined.select(torch.cat((front.flatten(1).any(1), ~hidden | (left >= LEFT * area))))
+
+
+def _sure(targets: Targets) -> Tensor:
+    """Scores, or weights of labels by hand."""
+    return targets.weights if targets.scores is None else targets.scores

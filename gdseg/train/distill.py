@@ -2,7 +2,8 @@
 
 A frozen, pretrained teacher supplies pseudo-labels from step 0 while the student burns in; at
 `burn_in_steps` the teacher becomes a copy of the student, and from then on its moving average
-(`teacher.py`). Read it top to bottom; `pseudo.py` has the rule for pseudo-labels, `engine.py` the step.
+(`teacher.py`). Read it top to bottom; `pseudo.py` has the rule for pseudo-labels, `watch.py`
+what is said of them, `engine.py` the step.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -17,14 +19,15 @@ from gdseg.data.dataset import unlabelled_pool
 from gdseg.data.loader import train_batches
 from gdseg.recipe import Recipe
 from gdseg.runs import file_sha256
-from gdseg.structures import Batch, Record
+from gdseg.structures import Batch, Record, Targets
 from gdseg.train.copy_paste import paste_labelled, paste_unlabelled
 from gdseg.train.counts import objects_per_image, settle
-from gdseg.train.engine import Learner, labelled_part, seed_step, unlabelled_part
-from gdseg.train.pseudo import Alarm, pseudo_statistics
+from gdseg.train.engine import Learner, Part, labelled_part, seed_step, unlabelled_part
+from gdseg.train.mix import mix_unlabelled
 from gdseg.train.session import Session
 from gdseg.train.start import open_data, record_run
 from gdseg.train.teacher import Teacher, build_student, load_guide
+from gdseg.train.watch import Watch, pseudo_statistics
 
 
 def distill(
@@ -53,13 +56,14 @@ def distill(
     learner = Learner(student, own_lr, classes, rule.steps, device, data.dataset.things)
 
     session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet)
-    state = {"student": student, "teacher": teacher.average}
+    both = {"student": student, "teacher": teacher.average}
+    state = {**both, "thresholds": teacher.thresholds}
     if resume:
         session.resume(state)
     guided_by = {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
     facts = {"unlabelled": len(unlabelled), **guided_by, "burn_in_steps": rule.burn_in_steps}
     record_run(run, recipe, "distill", data, device, overwrite=overwrite and not resume, **facts)
-    alarm = Alarm(rule, objects_per_image(data.labelled, recipe.task))
+    watch = Watch(rule, objects_per_image(data.labelled, recipe.task), teacher.thresholds)
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
     with session:
         _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
@@ -67,17 +71,16 @@ def distill(
             seed_step(recipe.seed, step)
             labelled, weak = labelled.to(device), weak.to(device)
             teacher.follow(student, step)
-            pseudo = teacher.label(weak, step)
-            weak, mixed = paste_unlabelled(weak, pseudo, labelled, recipe, step)
-            labelled = paste_labelled(labelled, recipe, step)
-            parts = [labelled_part(labelled), unlabelled_part(weak, mixed, rule)]
-            losses = {**learner.step(step, parts), **pseudo_statistics(pseudo)}
+            parts, about = _parts(labelled, weak, teacher, recipe, step)
+            if rule.alarm_agreement and about and session.due(step + 1, recipe.train.log_every):
+                about["pseudo_agreement"] = teacher.agreement(student, weak, step)
+            losses = {**learner.step(step, parts), **about}
 
             done = step + 1
             means = session.log_step(done, len(labelled) + len(weak), losses)
-            if means and (warning := alarm.check(done, means["pseudo_per_image"])):
+            for warning in watch.check(done, means):
                 session.log.say(warning)
-            roles = {"student": student} if teacher.is_guide(step) else state
+            roles = {"student": student} if teacher.is_guide(step) else both
             if session.due(done, recipe.train.save_every) or session.stop_signal:
                 session.save(done, roles, state)
             if session.due(done, recipe.train.eval_every) and not session.stop_signal:
@@ -86,6 +89,25 @@ def distill(
             if session.stop_signal and done < rule.steps:
                 session.leave(done)
     return session.scores
+
+
+def _parts(
+    labelled: Batch, weak: Batch, teacher: Teacher, recipe: Recipe, step: int
+) -> tuple[list[Part], dict[str, float]]:
+    """What a step learns from, and what the log says of its pseudo-labels; at the end labels alone."""
+    rule = recipe.distill
+    if step >= rule.steps - rule.final_steps:
+        return [labelled_part(paste_labelled(labelled, recipe, step))], {}
+    pseudo = teacher.label(weak, step)
+    teacher.thresholds.count(cast(list[Targets], labelled.targets), pseudo)
+    mixed, targets = mix_unlabelled(weak, pseudo, recipe, teacher.things, step)
+    mixed, targets = paste_unlabelled(mixed, targets, labelled, recipe, step)
+    share = min(1.0, (step + 1) / max(rule.unlabelled_ramp_steps, 1))
+    parts = [
+        labelled_part(paste_labelled(labelled, recipe, step)),
+        unlabelled_part(mixed, targets, rule, share),
+    ]
+    return parts, pseudo_statistics(pseudo)
 
 
 def _streams(

@@ -70,10 +70,10 @@ def labelled_part(batch: Batch) -> Part:
     return Part(batch.images, batch.sizes, targets, batch.image_ids)
 
 
-def unlabelled_part(batch: Batch, pseudo: list[Targets], rule: Distill) -> Part:
-    """The strong views of an unlabelled batch with pseudo-labels."""
+def unlabelled_part(batch: Batch, pseudo: list[Targets], rule: Distill, share: float = 1.0) -> Part:
+    """The strong views of an unlabelled batch with pseudo-labels; `share` of the weight is in force."""
     strong = batch.images if batch.strong is None else batch.strong
-    weight = rule.unlabelled_weight
+    weight = rule.unlabelled_weight * share
     return Part(strong, batch.sizes, pseudo, batch.image_ids, weight, "_unlabelled", rule.denoising)
 
 

@@ -48,14 +48,19 @@ def class_scores(logits: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def choose(logits: Tensor, masks: Tensor, rule: Distill, softmax: bool) -> Choice:
+def choose(
+    logits: Tensor, masks: Tensor, rule: Distill, softmax: bool, thresholds: Tensor | None = None
+) -> Choice:
     """Apply the rule to one image: logits [Q, K], masks [Q, h, w] logits.
 
-    Uncertain are queries large enough and scored above `ignore_threshold` that were neither kept nor
-    duplicates of one that was a candidate to be kept; none when that is 0.
+    thresholds: float32, one for each class (None: `class_threshold` for all). Uncertain are queries large
+    enough and scored above `ignore_threshold` that were neither kept nor duplicates of one that was a
+    candidate to be kept; none when that is 0.
     """
     scores, labels = class_scores(logits, softmax)
-    candidates = (scores > (rule.ignore_threshold or rule.class_threshold)).nonzero()[:, 0]
+    bar = torch.full_like(scores, rule.class_threshold) if thresholds is None else thresholds[labels]
+    low = torch.full_like(bar, rule.ignore_threshold).minimum(bar) if rule.ignore_threshold else bar
+    candidates = (scores > low).nonzero()[:, 0]
     probabilities = masks[candidates].float().sigmoid()
     inside = probabilities > rule.pixel_threshold
     mask_scores = (probabilities * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
@@ -63,45 +68,56 @@ def choose(logits: Tensor, masks: Tensor, rule: Distill, softmax: bool) -> Choic
 
     quality = torch.zeros_like(scores)
     quality[candidates] = scores[candidates] * mask_scores
-    sure = (scores[candidates] > rule.class_threshold) & (mask_scores >= rule.mask_threshold)
+    measure = (quality if rule.score == "class_mask" else scores)[candidates]
+    sure = (measure > bar[candidates]) & (mask_scores >= rule.mask_threshold)
     kept, duplicates = candidates[sized & sure], candidates[:0]
     if rule.mask_nms:
         best = best_of_duplicates(inside[sized & sure], quality[kept], labels[kept], rule.mask_nms)
         kept, duplicates = kept[best], kept[~best]
     if rule.max_instances and len(kept) > rule.max_instances:
         kept = kept[quality[kept].topk(rule.max_instances).indices.sort().values]
-    uncertain = candidates[sized & ~torch.isin(candidates, torch.cat((kept, duplicates)))]
+    uncertain = candidates[
+        sized & (measure > low[candidates]) & ~torch.isin(candidates, torch.cat((kept, duplicates)))
+    ]
     return Choice(kept, uncertain if rule.ignore_threshold else uncertain[:0], labels, quality)
 
 
 @torch.no_grad()
-def pseudo_targets(output: LayerOutput, rule: Distill, softmax: bool) -> list[Targets]:
+def pseudo_targets(
+    output: LayerOutput, rule: Distill, softmax: bool, thresholds: Tensor | None = None
+) -> list[Targets]:
     """Pseudo-labels of each image of a batch, masks at `rule.mask_stride`.
 
-    output: the teacher's final layer, logits [B, Q, K], masks [B, Q, h, w] logits; softmax: whether
-    the K logits include no-object. An image with nothing above the thresholds gets empty targets.
+    output: the teacher's final layer, logits [B, Q, K], masks [B, Q, h, w] logits; softmax: whether the K
+    logits include no-object; thresholds: see `choose`. An image with nothing above the thresholds gets empty
+    targets.
     """
     if output.masks is None:
         raise ValueError("the teacher's output has no masks")
     head_boxes = output.boxes_cxcywh if rule.boxes == "head" else None
     return [
         _targets(
-            choose(logits, masks, rule, softmax), masks, None if head_boxes is None else head_boxes[i], rule
+            choose(logits, masks, rule, softmax, thresholds),
+            masks,
+            None if head_boxes is None else head_boxes[i],
+            rule,
         )
         for i, (logits, masks) in enumerate(zip(output.logits, output.masks, strict=True))
     ]
 
 
 def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill) -> Targets:
-    inside = _cut(masks[choice.kept], rule)
+    inside, border = _cut(masks[choice.kept], rule)
     quality = choice.quality[choice.kept]
     ignore = None
     if rule.ignore_threshold:
         ignore = ~inside.any(0)
         unsure = torch.zeros_like(ignore)
         for part in torch.split(masks[choice.uncertain], _AT_ONCE):
-            unsure |= _cut(part, rule).any(0)
+            unsure |= _cut(part, rule)[0].any(0)
         ignore &= unsure
+    if rule.pixel_margin:
+        ignore = border if ignore is None else ignore | border
     return Targets(
         labels=choice.labels[choice.kept],
         masks=inside,
@@ -112,49 +128,21 @@ def _targets(choice: Choice, masks: Tensor, boxes: Tensor | None, rule: Distill)
     )
 
 
-def _cut(masks: Tensor, rule: Distill) -> Tensor:
-    """Logits [N, h, w] at stride 4 -> bool [N, H, W] at `mask_stride`, interpolated before thresholding."""
+def near_border(probabilities: Tensor, rule: Distill) -> Tensor:
+    """Pixels where some mask's probability [N, H, W] is within `pixel_margin` of the threshold: [H, W]."""
+    return ((probabilities - rule.pixel_threshold).abs() < rule.pixel_margin).any(0)
+
+
+def _cut(masks: Tensor, rule: Distill) -> tuple[Tensor, Tensor]:
+    """Logits [N, h, w] at stride 4, interpolated -> masks bool [N, H, W] at `mask_stride`, their `near_border`."""
     factor, (N, h, w) = 4 // rule.mask_stride, masks.shape
     inside = torch.empty(N, h * factor, w * factor, dtype=torch.bool, device=masks.device)
+    border = torch.zeros(h * factor, w * factor, dtype=torch.bool, device=masks.device)
     for first in range(0, N, _AT_ONCE):
         logits = masks[None, first : first + _AT_ONCE].float()
         if factor > 1:
             logits = F.interpolate(logits, scale_factor=factor, mode="bilinear")
-        inside[first : first + _AT_ONCE] = logits[0].sigmoid() > rule.pixel_threshold
-    return inside
-
-
-def pseudo_statistics(pseudo: list[Targets]) -> dict[str, float]:
-    """Pseudo-labels an image, their mean score, and the share of pixels ignored, for the log.
-
-    Means of nothing are left out.
-    """
-    statistics = {"pseudo_per_image": sum(len(targets) for targets in pseudo) / len(pseudo)}
-    scores = [t.scores for t in pseudo if t.scores is not None and len(t)]
-    if scores:
-        statistics["pseudo_score"] = float(torch.cat(scores).mean())
-    ignored = [float(t.ignore.float().mean()) for t in pseudo if t.ignore is not None]
-    if ignored:
-        statistics["pseudo_ignored"] = sum(ignored) / len(ignored)
-    return statistics
-
-
-class Alarm:
-    """Warns, once for each way, when pseudo-labels fall to nothing or explode against the labelled images."""
-
-    def __init__(self, rule: Distill, labelled_per_image: float) -> None:
-        self.low, self.high = rule.alarm_low * labelled_per_image, rule.alarm_high * labelled_per_image
-        self.expected = labelled_per_image
-        self._said = ""
-
-    def check(self, step: int, per_image: float) -> str | None:
-        """A sentence when `per_image` (mean over the last log window) has left the bounds, else None."""
-        way = "few" if per_image < self.low else "many" if per_image > self.high else ""
-        if way in ("", self._said):
-            return None
-        self._said = way
-        cure = "lower distill.class_threshold" if way == "few" else "raise distill.class_threshold"
-        return (
-            f"warning: step {step}: {per_image:.2f} pseudo-labels an image, the labelled images hold "
-            f"{self.expected:.2f}; the teacher may be collapsing ({cure}, or train the teacher longer)"
-        )
+        probabilities = logits[0].sigmoid()
+        inside[first : first + _AT_ONCE] = probabilities > rule.pixel_threshold
+        border |= near_border(probabilities, rule)
+    return inside, border

@@ -18,31 +18,48 @@ from torch import Tensor
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.recipe import Recipe
 from gdseg.structures import LayerOutput, Targets
-from gdseg.train.pseudo import choose
+from gdseg.train.pseudo import choose, near_border
 
 
 @torch.no_grad()
-def pseudo_maps(output: LayerOutput, recipe: Recipe, things: Sequence[bool], softmax: bool) -> list[Targets]:
+def pseudo_maps(
+    output: LayerOutput,
+    recipe: Recipe,
+    things: Sequence[bool],
+    softmax: bool,
+    thresholds: Tensor | None = None,
+) -> list[Targets]:
     """Pseudo-labels of each image of a batch without overlaps, masks at the output's resolution (stride 4).
 
-    output: logits [B, Q, K], masks [B, Q, h, w] logits; things: which labels are things; softmax: whether the
-    K logits include no-object. Every pixel is in one mask or in the ignore region.
+    output: logits [B, Q, K], masks [B, Q, h, w] logits; things: which labels are things; softmax: whether
+    the K logits include no-object; thresholds of things: see `pseudo.choose`. Every pixel is in one mask or
+    in the ignore region.
     """
     if output.masks is None:
         raise ValueError("the teacher's output has no masks")
     thing_C = torch.tensor(things, device=output.logits.device) & (recipe.task == "panoptic")
     pairs = zip(output.logits, output.masks, strict=True)
-    return [_targets(logits.float(), masks.float(), recipe, thing_C, softmax) for logits, masks in pairs]
+    return [
+        _targets(logits.float(), masks.float(), recipe, thing_C, softmax, thresholds)
+        for logits, masks in pairs
+    ]
 
 
-def _targets(logits_QK: Tensor, masks_Qhw: Tensor, recipe: Recipe, thing_C: Tensor, softmax: bool) -> Targets:
+def _targets(
+    logits_QK: Tensor,
+    masks_Qhw: Tensor,
+    recipe: Recipe,
+    thing_C: Tensor,
+    softmax: bool,
+    thresholds: Tensor | None,
+) -> Targets:
     rule = recipe.distill
-    choice = choose(logits_QK, masks_Qhw, rule, softmax)
+    choice = choose(logits_QK, masks_Qhw, rule, softmax, thresholds)
     kept = choice.kept[thing_C[choice.labels[choice.kept]]]
     claims_Nhw = masks_Qhw[kept].sigmoid()
     inside_Nhw = _without_overlap(claims_Nhw, choice.quality[kept], rule.pixel_threshold)
     large = inside_Nhw.flatten(1).sum(1) > rule.min_area
-    kept, inside_Nhw = kept[large], inside_Nhw[large]
+    kept, inside_Nhw, claims_Nhw = kept[large], inside_Nhw[large], claims_Nhw[large]
 
     scores_QC = logits_QK.softmax(-1)[:, :-1] if softmax else logits_QK.sigmoid()
     best_hw, label_hw = _best_class(scores_QC.masked_fill(thing_C, 0.0), masks_Qhw)
@@ -60,7 +77,7 @@ def _targets(logits_QK: Tensor, masks_Qhw: Tensor, recipe: Recipe, thing_C: Tens
         masks=masks,
         boxes_cxcywh=masks_to_boxes_cxcywh(masks),
         weights=scores if rule.weighting == "score" else torch.ones_like(scores),
-        ignore=~masks.any(0),
+        ignore=~masks.any(0) | near_border(claims_Nhw, rule),
         scores=scores,
     )
 

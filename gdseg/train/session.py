@@ -28,7 +28,7 @@ from gdseg.train.checkpoint import load_state, save_state
 from gdseg.train.engine import Learner
 from gdseg.train.log import RunLog, append_json
 
-_MAIN = ("loss", "grad_norm", "pseudo_per_image", "pseudo_score", "pseudo_ignored")
+_MAIN = ("loss", "grad_norm", "pseudo_per_image", "pseudo_score", "pseudo_ignored", "pseudo_agreement")
 
 
 @dataclass

@@ -19,8 +19,11 @@ from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
 from gdseg.train.ema import update_ema
-from gdseg.train.pseudo import pseudo_targets
+from gdseg.train.pseudo import class_scores, pseudo_targets
 from gdseg.train.pseudo_maps import pseudo_maps
+from gdseg.train.thresholds import ClassThresholds
+from gdseg.train.two_views import agreed, mirrored
+from gdseg.train.watch import agreement
 
 
 class Teacher:
@@ -37,6 +40,9 @@ class Teacher:
         self.recipe = recipe
         self.things = things or guide.things
         self.average = copy.deepcopy(student).requires_grad_(False).eval()
+        self.thresholds = ClassThresholds(recipe.distill, len(guide.classes)).to(
+            next(student.parameters()).device
+        )
 
     def is_guide(self, step: int) -> bool:
         """Whether the guide labels at `step` (0-based)."""
@@ -46,17 +52,41 @@ class Teacher:
         """Take over the student at the end of burn-in, then average; call it before each step."""
         if not self.is_guide(step):
             self.guide = None  # its memory is free for the rest of the run
-            first = step == self.recipe.distill.burn_in_steps
-            update_ema(self.average, student, 0.0 if first else self.recipe.distill.ema_decay)
+            since = step - self.recipe.distill.burn_in_steps
+            if not since or not self.thresholds.frozen:
+                update_ema(self.average, student, self._decay(since))
 
-    def label(self, batch: Batch, step: int) -> list[Targets]:
+    def _decay(self, since: int) -> float:
+        """Of the average, `since` steps after it became the student's copy."""
+        rule = self.recipe.distill
+        ramp = 1 - 1 / (since + 1) if rule.ema_ramp else 1.0
+        return min(rule.ema_decay, ramp) if since else 0.0
+
+    def label(self, batch: Batch, step: int, *, hear: bool = True) -> list[Targets]:
         """Pseudo-labels for the weak views of a batch on its device."""
         guide = self.guide if self.is_guide(step) else None
-        found = forward(guide.model if guide else self.average, batch, self.recipe)
-        softmax = (guide.recipe if guide else self.recipe).softmax_classes
+        model, recipe = (guide.model, guide.recipe) if guide else (self.average, self.recipe)
+        return self.find(model, batch, recipe.softmax_classes, hear=hear)
+
+    def agreement(self, student: SegmentationModel, batch: Batch, step: int) -> float:
+        """How far the student, asked as the teacher is, gives the same pseudo-labels for the weak views."""
+        student.eval()
+        own = self.find(student, batch, self.recipe.softmax_classes)
+        return agreement(self.label(batch, step, hear=False), own)  # the step sets the student to train
+
+    def find(
+        self, model: SegmentationModel, batch: Batch, softmax: bool, *, hear: bool = False
+    ) -> list[Targets]:
+        """What the rule makes of a network's answer; hear: the thresholds take note of it."""
+        found = forward(model, batch, self.recipe).final
+        if self.recipe.distill.teacher_flip:
+            found = agreed(found, forward(model, mirrored(batch), self.recipe).final, batch, softmax)
+        if hear:
+            self.thresholds.hear(*class_scores(found.logits, softmax))
+        values = self.thresholds.values
         if self.recipe.task == "instance":
-            return pseudo_targets(found.final, self.recipe.distill, softmax)
-        return pseudo_maps(found.final, self.recipe, self.things, softmax)
+            return pseudo_targets(found, self.recipe.distill, softmax, values)
+        return pseudo_maps(found, self.recipe, self.things, softmax, values)
 
 
 def load_guide(file: Path, dataset: Dataset, device: torch.device) -> Network:

@@ -109,3 +109,38 @@ def test_masks_are_cut_at_the_stride_asked_for(stride: int) -> None:
     assert found.ignore.shape == found.masks.shape[1:]
     (none,) = pseudo_targets(replace(output, logits=output.logits - 9), rule, softmax=False)
     assert none.masks.shape == (0, 32 // stride, 48 // stride)
+
+
+def test_the_combined_score_can_be_what_the_threshold_means():
+    """Scores 0.8 and 0.9, masks of probability 0.95 and 0.6: combined 0.76 and 0.54."""
+    output = squares([0.8, 0.9])
+    for i, probability in enumerate([0.95, 0.6]):
+        output.masks[0, i] = torch.where(output.masks[0, i] > 0, torch.logit(torch.tensor(probability)), -9.0)
+    rule = Distill(class_threshold=0.7, ignore_threshold=0.5, score="class_mask")
+    targets = pseudo_targets(output, rule, softmax=False)[0]
+    assert targets.labels.tolist() == [0]
+    assert targets.ignore[4:8, 4:8].all()  # 0.54 is in the band
+    rule = Distill(class_threshold=0.7, ignore_threshold=0.55, score="class_mask")
+    assert not pseudo_targets(output, rule, softmax=False)[0].ignore.any()
+
+
+def test_each_class_has_its_threshold():
+    output = squares([0.6, 0.6, 0.45, 0.3])  # classes 0, 1, 0, 1
+    rule = Distill(class_threshold=0.5, ignore_threshold=0.4)
+    targets = pseudo_targets(output, rule, softmax=False, thresholds=torch.tensor([0.7, 0.25]))[0]
+    assert targets.labels.tolist() == [1, 1]  # 0.3 is above its own, though below the band
+    assert targets.ignore[0:4, 0:4].all()
+    assert targets.ignore[8:12, 8:12].all()
+    assert targets.ignore.sum() == 32
+
+
+@pytest.mark.parametrize("band", [0.0, 0.4])
+def test_a_blurred_border_is_ignored(band):
+    output = squares([0.9])
+    row = torch.tensor([0.95, 0.7, 0.45, 0.2])
+    output.masks[0, 0, 0:4, 0:4] = torch.logit(row)  # columns of these probabilities
+    rule = Distill(class_threshold=0.5, pixel_margin=0.25, ignore_threshold=band)
+    targets = pseudo_targets(output, rule, softmax=False)[0]
+    assert targets.masks[0, 0, :4].tolist() == [True, True, False, False]
+    assert targets.ignore[0, :4].tolist() == [False, True, True, False]
+    assert targets.ignore.sum() == 8

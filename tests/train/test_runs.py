@@ -11,7 +11,6 @@ from gdseg.errors import CheckpointError, DataError, DivergedError, InterruptedR
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.models.checkpoint import load_network
 from gdseg.models.model import build_model
-from gdseg.recipe import Distill
 from gdseg.recipe_yaml import load_recipe
 from gdseg.runs import find_checkpoint
 from gdseg.structures import Targets
@@ -20,7 +19,6 @@ from gdseg.train import teacher as teacher_module
 from gdseg.train.distill import distill
 from gdseg.train.engine import Learner
 from gdseg.train.pretrain import pretrain
-from gdseg.train.pseudo import Alarm
 
 CPU = torch.device("cpu")
 
@@ -163,10 +161,64 @@ def test_the_student_learns_without_any_pseudo_label_and_the_alarm_says_so(
     assert "pseudo-labels an image" in capsys.readouterr().err
 
 
-def test_the_alarm_speaks_once_for_each_way():
-    alarm = Alarm(Distill(alarm_low=0.1, alarm_high=5), labelled_per_image=10)
-    said = [alarm.check(i, n) for i, n in enumerate([10, 0.5, 0.2, 10, 60, 70])]
-    assert [s is not None for s in said] == [False, True, False, False, True, False]
+EVERYTHING = [
+    "distill.thresholds=prior", "distill.teacher_flip=true", "distill.score=class_mask", "distill.pixel_margin=0.1",
+    "distill.paste_pseudo=0.5", "distill.cutmix=0.5", "distill.ema_ramp=true", "distill.unlabelled_ramp_steps=3",
+    "distill.final_steps=1", "distill.alarm_agreement=1", "distill.fallback=raise", "distill.copy_paste=0.5",
+]  # fmt: skip
+
+
+def test_all_options_together_resume_to_the_last_bit(tiny_recipe, tmp_path, monkeypatch, teacher):
+    recipe = tiny_recipe("maskdino", *EVERYTHING)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    distill(recipe, whole, teacher, CPU, quiet=True)
+    interrupt_in(monkeypatch, 3)
+    with pytest.raises(InterruptedRun):
+        distill(recipe, cut, teacher, CPU, quiet=True)
+    distill(recipe, cut, teacher, CPU, resume=True, quiet=True)
+    assert log(cut) == log(whole)
+    same_networks(cut, whole)
+    entries = log(whole)
+    assert all(0 <= e["pseudo_agreement"] <= 1 for e in entries[:-1])
+    assert "mask_unlabelled" in entries[-2]["losses"]
+    assert "mask_unlabelled" not in entries[-1]["losses"]  # labels alone
+    assert "pseudo_per_image" not in entries[-1]
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_maps_are_mixed_and_flipped_too(tiny_settings, tmp_path, task):
+    changes = [*tiny_settings, "distill.cutmix=1", "distill.paste_pseudo=1", "distill.teacher_flip=true"]
+    changes += ["distill.pixel_margin=0.1", "distill.steps=3", "train.steps=1"]
+    changes += ["distill.thresholds=ema"] if task == "panoptic" else []
+    recipe = load_recipe(f"shapes_{task}", [*changes, "data.val=none", "data.ratio=0.02"])
+    pretrain(recipe, tmp_path / "teacher", CPU, quiet=True)
+    distill(recipe, tmp_path / "run", find_checkpoint(tmp_path / "teacher", "teacher"), CPU, quiet=True)
+    assert len(log(tmp_path / "run")) == 3
+
+
+def test_the_weight_of_the_unlabelled_loss_rises(tiny_recipe, tmp_path, teacher, monkeypatch):
+    weights, step = [], Learner.step
+
+    def stepping(self, number, parts):
+        weights.append([part.weight for part in parts])
+        return step(self, number, parts)
+
+    monkeypatch.setattr(Learner, "step", stepping)
+    changes = ["distill.unlabelled_ramp_steps=4", "distill.unlabelled_weight=2", "distill.final_steps=1"]
+    distill(tiny_recipe("maskdino", *changes), tmp_path / "run", teacher, CPU, quiet=True)
+    assert weights == [[1, 0.5], [1, 1.0], [1, 1.5], [1, 2.0], [1, 2.0], [1]]
+
+
+def test_the_decay_of_the_teacher_rises_and_a_frozen_one_stays(tiny_recipe, tmp_path, teacher, monkeypatch):
+    decays = []
+    monkeypatch.setattr(teacher_module, "update_ema", lambda a, m, decay: decays.append(decay))
+    recipe = tiny_recipe("maskdino", "distill.ema_ramp=true", "distill.ema_decay=0.7")
+    distill(recipe, tmp_path / "run", teacher, CPU, quiet=True)
+    assert decays == pytest.approx([0.0, 1 / 2, 2 / 3, 0.7])
+    decays.clear()
+    changes = ["distill.fallback=freeze", "distill.alarm_low=1000", "distill.alarm_high=1000"]
+    distill(tiny_recipe("maskdino", *changes), tmp_path / "other", teacher, CPU, quiet=True)
+    assert decays == [0.0]  # in alarm from the first step on: it is only born
 
 
 def test_other_classes_are_refused(tiny_recipe, tmp_path, teacher, tiny_data):

@@ -1,0 +1,79 @@
+"""A teacher that also looks at the mirrored image (`distill.teacher_flip`).
+
+Queries of two passes have no common order, so each query of the first is paired with the one of the second
+whose mask is most alike. What both say is averaged; what only the first says scores half, which makes the
+score a measure of agreement (Data Distillation, arXiv 1712.04440 §4 ensembles so; pairing by masks and the
+half are ours). Called by teacher.py. Letters: B batch, Q queries, K class logits, h w mask at stride 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gdseg.structures import Batch, LayerOutput
+
+_ALIKE = 0.5  # least mask IoU of a pair
+
+
+def mirrored(batch: Batch) -> Batch:
+    """The images flipped left to right, each within its own width; padding stays at the right."""
+    images = torch.zeros_like(batch.images)
+    for i, (height, width) in enumerate(batch.sizes):
+        images[i, :, :height, :width] = batch.images[i, :, :height, :width].flip(-1)
+    return replace(batch, images=images)
+
+
+@torch.no_grad()
+def agreed(first: LayerOutput, second: LayerOutput, batch: Batch, softmax: bool) -> LayerOutput:
+    """`first` [B, Q, ..] averaged with `second`, the output for `mirrored(batch)`, brought back."""
+    assert first.masks is not None
+    assert second.masks is not None
+    logits, masks, boxes = [], [], []
+    full = batch.images.shape[-1]
+    for i, (_, width) in enumerate(batch.sizes):
+        back = unflip(second.masks[i].float(), width / full)
+        pair, alike = _pairs(first.masks[i], back)
+        logits.append(_mean_logits(first.logits[i], second.logits[i][pair], alike, softmax))
+        own = first.masks[i].float()
+        masks.append(torch.where(alike[:, None, None], (own + back[pair]) / 2, own))
+        if first.boxes_cxcywh is not None and second.boxes_cxcywh is not None:
+            other = second.boxes_cxcywh[i][pair].clone()
+            other[:, 0] = width / full - other[:, 0]
+            mean = (first.boxes_cxcywh[i] + other) / 2
+            boxes.append(torch.where(alike[:, None], mean, first.boxes_cxcywh[i]))
+    return LayerOutput(
+        first.name, torch.stack(logits), torch.stack(masks), torch.stack(boxes) if boxes else None
+    )
+
+
+def unflip(masks: Tensor, share: float) -> Tensor:
+    """Mask logits [Q, h, w] of a mirrored image that fills `share` of the width; linear between cells."""
+    w = masks.shape[-1]
+    place = (share * w - 1 - torch.arange(w, device=masks.device)).clamp(0, w - 1)
+    low = place.floor().long()
+    high = (low + 1).clamp(max=w - 1)
+    return torch.lerp(masks[..., low], masks[..., high], (place - low).to(masks.dtype))
+
+
+def _pairs(own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """For each mask the most alike other one, and whether it is alike: int64 [Q], bool [Q]."""
+    a, b = ((masks > 0).flatten(1).float() for masks in (own, other))
+    both = a @ b.T
+    iou = both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp(min=1)
+    best = iou.max(1)
+    return best.indices, best.values > _ALIKE
+
+
+def _mean_logits(own: Tensor, other: Tensor, alike: Tensor, softmax: bool) -> Tensor:
+    """Logits [Q, K] of the mean probabilities; alone, of half of each (softmax: the rest is no-object's)."""
+    tiny = 1e-6
+    if not softmax:
+        mean = (own.float().sigmoid() + other.float().sigmoid() * alike[:, None]) / 2
+        return mean.logit(tiny)
+    nothing = torch.zeros_like(other, dtype=torch.float32)
+    nothing[:, -1] = 1
+    mean = (own.float().softmax(-1) + torch.where(alike[:, None], other.float().softmax(-1), nothing)) / 2
+    return mean.clamp(min=tiny).log()

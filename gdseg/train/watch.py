@@ -1,0 +1,113 @@
+"""Pseudo-labels and both networks watched through a distillation: collapse and drift, said and answered.
+
+Counts and classes of pseudo-labels are held against the labelled images', and the student's answer against
+the teacher's. While something is wrong, `distill.fallback` may stop the teacher or move the thresholds; the
+best teacher is kept by `session.py` where train.eval_every asks for evaluations. Called by distill.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from gdseg.recipe import Distill
+from gdseg.structures import Targets
+from gdseg.train.thresholds import ClassThresholds
+
+_ENOUGH = 30.0  # pseudo-labels from which their classes say something
+_MOVE = 0.05  # of the thresholds, a log line
+
+
+class Watch:
+    """Warns once for each way in which pseudo-labels go wrong, and says what to do meanwhile."""
+
+    def __init__(self, rule: Distill, labelled_per_image: float, thresholds: ClassThresholds) -> None:
+        self.rule, self.expected, self.thresholds = rule, labelled_per_image, thresholds
+        self._said: set[str] = set()
+
+    def check(self, step: int, means: Mapping[str, float]) -> list[str]:
+        """New warnings at a log line, from the means of `pseudo_statistics` since the last one.
+
+        While any holds, the fallback is in force. The same warning comes again only after another one or
+        once all has been well. Without pseudo-labels in `means` there is nothing to check.
+        """
+        if "pseudo_per_image" not in means:
+            return []
+        wrong = dict(self._faults(means))
+        self._answer(wrong)
+        fresh = [text for way, text in wrong.items() if way not in self._said]
+        self._said = set(wrong)
+        return [f"warning: step {step}: {text}{self._meanwhile()}" for text in fresh]
+
+    def _faults(self, means: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        rule, count, drift = self.rule, means["pseudo_per_image"], self.thresholds.drift()
+        held = f"{count:.2f} pseudo-labels an image, the labelled images hold {self.expected:.2f}"
+        counts = f"{held}; the teacher may be"
+        if count < rule.alarm_low * self.expected:
+            yield "few", f"{counts} collapsing (lower distill.class_threshold, or train the teacher longer)"
+        if count > rule.alarm_high * self.expected:
+            yield "many", f"{counts} collapsing (raise distill.class_threshold, or train the teacher longer)"
+        if drift > rule.alarm_drift and self.thresholds.found.sum() >= _ENOUGH:
+            hint = "distill.thresholds: prior gives each class its share"
+            yield (
+                "drift",
+                f"the classes of pseudo-labels have drifted {drift:.0%} away from the labels' ({hint})",
+            )
+        agreement = means.get("pseudo_agreement", 1.0)
+        if agreement < rule.alarm_agreement:
+            hint = "lower distill.unlabelled_weight, or raise distill.ema_decay"
+            yield "agreement", f"the student finds {agreement:.0%} of the pseudo-labels again ({hint})"
+
+    def _answer(self, wrong: Mapping[str, str]) -> None:
+        self.thresholds.frozen.fill_(bool(wrong) and self.rule.fallback == "freeze")
+        if wrong and self.rule.fallback == "raise":
+            self.thresholds.shift(-_MOVE if "few" in wrong else _MOVE)
+
+    def _meanwhile(self) -> str:
+        said = {"freeze": "; the teacher is held until this is over", "raise": "; the thresholds are moved"}
+        return said.get(self.rule.fallback, "")
+
+
+def pseudo_statistics(pseudo: Sequence[Targets]) -> dict[str, float]:
+    """Pseudo-labels an image, their mean score, and the share of pixels ignored, for the log.
+
+    Means of nothing are left out.
+    """
+    statistics = {"pseudo_per_image": sum(len(targets) for targets in pseudo) / len(pseudo)}
+    scores = [t.scores for t in pseudo if t.scores is not None and len(t)]
+    if scores:
+        statistics["pseudo_score"] = float(torch.cat(scores).mean())
+    ignored = [float(t.ignore.float().mean()) for t in pseudo if t.ignore is not None]
+    if ignored:
+        statistics["pseudo_ignored"] = sum(ignored) / len(ignored)
+    return statistics
+
+
+def agreement(teacher: Sequence[Targets], student: Sequence[Targets]) -> float:
+    """F1 of two networks' pseudo-labels for the same images: same class, mask IoU above 0.5.
+
+    1 if both have none.     Above 0.5 a mask fits at most one of several that do not overlap; each is paired
+    once, best first.
+    """
+    pairs = sum(_paired(a, b) for a, b in zip(teacher, student, strict=True))
+    total = sum(len(a) + len(b) for a, b in zip(teacher, student, strict=True))
+    return 2 * pairs / total if total else 1.0
+
+
+def _paired(a: Targets, b: Targets) -> int:
+    iou = _iou(a.masks, b.masks) * (a.labels[:, None] == b.labels[None])
+    pairs = 0
+    while iou.numel() and iou.max() > 0.5:
+        row, column = divmod(int(iou.argmax()), iou.shape[1])
+        iou[row], iou[:, column] = 0, 0
+        pairs += 1
+    return pairs
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """Of all pairs of bool masks [N, H, W], [M, H, W] -> float32 [N, M]."""
+    left, right = a.flatten(1).float(), b.flatten(1).float()
+    both = left @ right.T
+    return both / (left.sum(1)[:, None] + right.sum(1)[None] - both).clamp(min=1)

@@ -1,0 +1,88 @@
+"""Collapse and drift: what is said, how often, and what the fallback does meanwhile."""
+
+import pytest
+import torch
+
+from gdseg.losses.boxes import masks_to_boxes_cxcywh
+from gdseg.recipe import Distill
+from gdseg.structures import Targets
+from gdseg.train.thresholds import ClassThresholds
+from gdseg.train.watch import Watch, agreement
+
+
+def watch(**keys) -> Watch:
+    rule = Distill(alarm_low=0.1, alarm_high=5, class_threshold=0.5, **keys)
+    return Watch(rule, 10, ClassThresholds(rule, 3))
+
+
+def said(made: Watch, *counts: float, **more: float) -> list[int]:
+    return [len(made.check(i, {"pseudo_per_image": count, **more})) for i, count in enumerate(counts)]
+
+
+def test_each_fault_is_said_once_while_it_lasts_and_again_when_it_returns():
+    assert said(watch(), 10, 0.5, 0.2, 10, 60, 70, 0.5) == [0, 1, 0, 0, 1, 0, 1]
+
+
+def test_a_warning_names_the_counts_and_a_cure():
+    (text,) = watch().check(40, {"pseudo_per_image": 0.5})
+    assert text.startswith("warning: step 40: 0.50 pseudo-labels an image, the labelled images hold 10.00")
+    assert "lower distill.class_threshold" in text
+
+
+def squares(*places: tuple[int, int]) -> Targets:
+    """(label, first column) of squares of 4 x 4 pixels."""
+    masks = torch.zeros(len(places), 8, 16, dtype=torch.bool)
+    for mask, (_, column) in zip(masks, places, strict=True):
+        mask[:4, column : column + 4] = True
+    labels = torch.tensor([label for label, _ in places], dtype=torch.int64)
+    return Targets(labels, masks, masks_to_boxes_cxcywh(masks), torch.ones(len(places)))
+
+
+def test_drifting_classes_are_told_once_there_are_enough_pseudo_labels():
+    made = watch(alarm_drift=0.4)
+    for labels, steps, expected in ((0, 5, 0), (1, 100, 1)):
+        for _ in range(steps):
+            made.thresholds.count([squares((0, 0))], [squares((labels, 0))])
+        assert len(made.check(1, {"pseudo_per_image": 10})) == expected
+    made = watch(alarm_drift=0.4)
+    made.thresholds.count([squares((0, 0))], [squares((1, 0))])
+    assert made.check(1, {"pseudo_per_image": 10}) == []
+
+
+def test_disagreement_is_told_where_it_is_looked_at():
+    assert said(watch(), 10, pseudo_agreement=0.0) == [0]
+    assert said(watch(alarm_agreement=0.3), 10, 10, pseudo_agreement=0.2) == [1, 0]
+    assert said(watch(alarm_agreement=0.3), 10, pseudo_agreement=0.4) == [0]
+
+
+def test_nothing_is_checked_without_pseudo_labels():
+    assert watch(alarm_agreement=1.0).check(1, {"loss": 1.0}) == []
+
+
+def test_freeze_holds_the_teacher_while_the_fault_lasts():
+    made = watch(fallback="freeze")
+    held = []
+    for count in (10, 60, 60, 10):
+        made.check(1, {"pseudo_per_image": count})
+        held.append(bool(made.thresholds.frozen))
+    assert held == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("count", "moved"), [(60, 0.55), (0.5, 0.45), (10, 0.5)])
+def test_raise_moves_the_thresholds_the_right_way(count, moved):
+    made = watch(fallback="raise")
+    made.check(1, {"pseudo_per_image": count})
+    assert made.thresholds.values.tolist() == pytest.approx([moved] * 3)
+    for _ in range(40):
+        made.check(1, {"pseudo_per_image": count})
+    assert 0.05 <= made.thresholds.values[0] <= 0.95 + 1e-6
+
+
+def test_agreement_is_the_f1_of_masks_and_classes():
+    teacher = [squares((0, 0), (1, 8)), squares((2, 0))]
+    student = [squares((0, 1), (2, 8)), squares()]  # moved by one: IoU 3 / 5; another class; missed
+    assert agreement(teacher, student) == pytest.approx(2 * 1 / 5)
+    assert agreement(teacher, teacher) == 1
+    assert agreement([squares()], [squares()]) == 1
+    assert agreement([squares((0, 0))], [squares((0, 0), (0, 0))]) == pytest.approx(2 / 3)
+    assert agreement([squares((0, 0))], [squares((0, 2))]) == 0  # IoU 1 / 3
