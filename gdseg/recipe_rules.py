@@ -81,7 +81,7 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
     if recipe.task == "semantic" and distill.thresholds != "fixed":
         yield "distill.thresholds are those of objects; task: semantic has distill.region_threshold"
     if distill.fallback == "raise" and distill.thresholds == "ema":
-        yield "distill.fallback: raise needs distill.thresholds: fixed or prior, ema sets them anew at each step"
+        yield "distill.fallback: raise needs distill.thresholds: fixed or prior, ema sets them at each step"
     measured = {"instance": ("mask", "box"), "panoptic": ("pq",), "semantic": ("miou",)}[recipe.task]
     if train.best != "auto" and not train.best.startswith(measured):
         yield f"train.best: {train.best} is not measured for task: {recipe.task}; use auto"

@@ -102,7 +102,8 @@ class Run:
         points = dict(zip(case.manifest["opts"][::2], case.manifest["opts"][1::2], strict=True))
         self.recipe.loss.points = points["MODEL.MASK_FORMER.TRAIN_NUM_POINTS"]
         self.student = student.train()
-        self.teacher = Teacher(Network(guide.eval(), self.recipe, [], []), student, self.recipe)
+        names = [str(i) for i in range(80)]
+        self.teacher = Teacher(Network(guide.eval(), self.recipe, names, [*range(80)]), student, self.recipe)
         self.learner = Learner(student, self.recipe, 80, len(case.manifest["sequence"]), torch.device("cpu"))
         self.draws, criterion = StepDraws(case), Criterion(self.recipe, 80)
         self.branches = ["supervised", "semi-supervised"]
