@@ -78,6 +78,8 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield "distill.final_steps must be fewer than distill.steps"
     if (distill.paste_pseudo or distill.cutmix) and distill.unlabelled_batch_size < 2:
         yield "distill.paste_pseudo and distill.cutmix need distill.unlabelled_batch_size: 2 or more"
+    if bool(distill.feature_weight) != bool(distill.feature_backbone):
+        yield "distill.feature_backbone and distill.feature_weight (above 0) need each other"
     if recipe.task == "semantic" and distill.thresholds != "fixed":
         yield "distill.thresholds are those of objects; task: semantic has distill.region_threshold"
     if distill.fallback == "raise" and distill.thresholds == "ema":

@@ -23,6 +23,7 @@ from gdseg.structures import Batch, Record, Targets
 from gdseg.train.copy_paste import paste_labelled, paste_unlabelled
 from gdseg.train.counts import objects_per_image, settle
 from gdseg.train.engine import Learner, Part, labelled_part, seed_step, unlabelled_part
+from gdseg.train.features import FeatureLoss
 from gdseg.train.mix import mix_unlabelled
 from gdseg.train.session import Session
 from gdseg.train.start import open_data, record_run
@@ -54,6 +55,7 @@ def distill(
     teacher = Teacher(guide, student, recipe, data.dataset.things)
     own_lr = replace(recipe, train=replace(recipe.train, lr=recipe.train.lr * rule.lr_factor))
     learner = Learner(student, own_lr, classes, rule.steps, device, data.dataset.things)
+    learner.features = FeatureLoss(recipe, student, device) if rule.feature_backbone else None
 
     session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet)
     both = {"student": student, "teacher": teacher.average}
@@ -78,8 +80,7 @@ def distill(
 
             done = step + 1
             means = session.log_step(done, len(labelled) + len(weak), losses)
-            for warning in watch.check(done, means):
-                session.log.say(warning)
+            session.tell(done, watch.check(done, means), watch.classes(means))
             roles = {"student": student} if teacher.is_guide(step) else both
             if session.due(done, recipe.train.save_every) or session.stop_signal:
                 session.save(done, roles, state)

@@ -6,7 +6,7 @@ on from step k draws what an uninterrupted one would; no random state needs savi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -78,7 +78,7 @@ def unlabelled_part(batch: Batch, pseudo: list[Targets], rule: Distill, share: f
 
 
 class Learner:
-    """A network with its optimiser, criterion and precision."""
+    """A network with its optimiser, criterion and precision; `features`: a loss of what it saw, if any."""
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class Learner:
         self.criterion = Criterion(recipe, num_classes, things)
         self.optimizer: Optimizer = build_optimizer(model, recipe.train)
         self.amp_dtype = amp_dtype(recipe.train.precision, device)
+        self.features: Callable[[Tensor, Sequence[tuple[int, int]]], Tensor] | None = None
         self.scaler = GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
 
     def step(self, step: int, parts: Sequence[Part]) -> dict[str, float]:
@@ -131,16 +132,20 @@ class Learner:
     def _backward(self, part: Part) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32):
             outputs = self.model(part.images, part.sizes, part.targets if part.denoise else None)
-        losses = self.criterion(outputs, part.targets, part.image_ids, count=part.count)
+            extra = {} if self.features is None else {"features": self.features(part.images, part.sizes)}
+        losses = {**self.criterion(outputs, part.targets, part.image_ids, count=part.count), **extra}
         check_finite(losses, part.image_ids)
         losses = {
-            # a softmax loss is a mean over the queries, the others are sums divided by `count`
-            name: value * part.weight * (part.share if self.softmax and name.startswith("class") else 1)
+            name: value * part.weight * (part.share if self._is_mean(name) else 1)
             for name, value in losses.items()
         }
         total = torch.stack(list(losses.values())).sum()
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in losses.items()}
+
+    def _is_mean(self, name: str) -> bool:
+        """Whether a loss is a mean, over queries (softmax) or images; others are sums divided by `count`."""
+        return name == "features" or (self.softmax and name.startswith("class"))
 
     def _clip(self) -> Tensor:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

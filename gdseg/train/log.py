@@ -22,7 +22,7 @@ _MAIN |= {"pq_stuff": "PQ stuff", "miou": "mIoU", "pixel_accuracy": "pixel accur
 
 
 class RunLog:
-    """Writes the two jsonl files of `run` and talks to the terminal (stderr) unless `quiet`."""
+    """Writes the jsonl files of `run` and talks to the terminal (stderr) unless `quiet`."""
 
     def __init__(
         self, run: Path, total_steps: int, start_step: int, *, quiet: bool, tensorboard: bool
@@ -36,7 +36,7 @@ class RunLog:
         self._bar: Progress | None = None
         self._main = ""
         self._board = _open_tensorboard(run) if tensorboard else None
-        for name in ("metrics.jsonl", "eval.jsonl"):
+        for name in ("metrics.jsonl", "eval.jsonl", "pseudo.jsonl"):
             forget_after(run / name, start_step)
 
     def __enter__(self) -> RunLog:

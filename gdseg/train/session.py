@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -94,6 +94,13 @@ class Session:
         self.log.metrics(steps_done, {**top, "lr": lr, "losses": means})
         self.unlogged.clear()
         return top
+
+    def tell(self, step: int, warnings: Sequence[str], classes: Mapping[str, list[float]]) -> None:
+        """Say warnings, and append what is known of each class (lists by label) to pseudo.jsonl."""
+        for warning in warnings:
+            self.log.say(warning)
+        if classes:
+            append_json(self.run / "pseudo.jsonl", {"step": step, **classes})
 
     def evaluate(self, steps_done: int, roles: Mapping[str, SegmentationModel]) -> None:
         """Evaluate each role's network on the validation images, if there are any; keep the best of each."""

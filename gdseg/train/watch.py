@@ -41,6 +41,17 @@ class Watch:
         self._said = set(wrong)
         return [f"warning: step {step}: {text}{self._meanwhile()}" for text in fresh]
 
+    def classes(self, means: Mapping[str, float]) -> dict[str, list[float]]:
+        """Lists by label: labelled objects an image, pseudo-labels an image of late, thresholds.
+
+        Empty between log lines.
+        """
+        if "pseudo_per_image" not in means:
+            return {}
+        own = self.thresholds
+        found = own.found / own.found_images.clamp(min=1e-6)
+        return {"labelled": own.prior.tolist(), "pseudo": found.tolist(), "thresholds": own.values.tolist()}
+
     def _faults(self, means: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         rule, count, drift = self.rule, means["pseudo_per_image"], self.thresholds.drift()
         held = f"{count:.2f} pseudo-labels an image, the labelled images hold {self.expected:.2f}"

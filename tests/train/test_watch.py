@@ -86,3 +86,13 @@ def test_agreement_is_the_f1_of_masks_and_classes():
     assert agreement([squares()], [squares()]) == 1
     assert agreement([squares((0, 0))], [squares((0, 0), (0, 0))]) == pytest.approx(2 / 3)
     assert agreement([squares((0, 0))], [squares((0, 2))]) == 0  # IoU 1 / 3
+
+
+def test_classes_are_told_with_counts_an_image_and_thresholds():
+    made = watch()
+    made.thresholds.count([squares((0, 0), (1, 8)), squares((0, 0))], [squares((1, 0))])
+    assert made.classes({}) == {}
+    told = made.classes({"pseudo_per_image": 1.0})
+    assert told["labelled"] == pytest.approx([1, 0.5, 0])
+    assert told["pseudo"] == pytest.approx([0, 1, 0])
+    assert told["thresholds"] == pytest.approx([0.5] * 3)
