@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,31 @@ def replace_file(path: Path, write: Callable[[Path], object], also: type[Excepti
         raise MachineError(f"cannot write: {reason}", path, hint) from error
     finally:
         _discard(temporary)
+
+
+_EDITED = frozenset(
+    {".json", ".txt", ".csv", ".xml", ".yaml", ".yml"}
+)  # editors may write into the file itself
+
+
+def link(source: Path, target: Path) -> None:
+    """A file once more, as a hard link that takes no space; a copy if it is text, or where links cannot be.
+
+    Folders are made. Raises MachineError.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix.lower() not in _EDITED:
+            try:
+                os.link(source.resolve(), target)
+                return
+            except OSError:  # another file system, too many links, no permission
+                target.unlink(missing_ok=True)
+        shutil.copy2(source, target)
+    except OSError as error:
+        raise MachineError(
+            f"cannot copy {source}: {error.strerror or error}", target, "free some space"
+        ) from error
 
 
 def _discard(temporary: Path) -> None:

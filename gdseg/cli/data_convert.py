@@ -46,7 +46,7 @@ def command(
     for value, known, option in ((to, FORMATS, "--to"), (images, IMAGES, "--images")):
         if value not in known:
             raise UsageError(f"'{value}' is not known", option, ", ".join(known))
-    from gdseg.cli.data import data_keys
+    from gdseg.cli.data_keys import data_keys
     from gdseg.layouts.convert import convert
 
     with progress("images", quiet=quiet or json) as tell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,12 +76,16 @@ def command(
         err.print(f"written to {target}", highlight=False, markup=False, soft_wrap=True)
 
 
+View = tuple["Predictions", "Predictions | None", str]  # masks, dashed masks, what they are called
+Views = Callable[["Record"], Sequence[View]]
+
+
 @dataclass
 class Source:
-    """Images, and what to show of each side by side: (masks, dashed masks or None, what they are)."""
+    """Images, and what to show of each side by side."""
 
     records: list[Record]
-    views: Callable[[Record], list[tuple[Predictions, Predictions | None, str]]]
+    views: Views
 
 
 def _truth(data: str, part: str) -> Source:
@@ -92,11 +96,11 @@ def _truth(data: str, part: str) -> Source:
     keys = Data(root=data)
     dataset = open_dataset(keys, (part,), task=richest_task(keys, part))
     records = dataset.train if part == "train" else dataset.val
-    return Source(records, lambda record: [_truth_of(record, dataset, "objects")])
+    return Source(records, lambda record: [truth_views(record, dataset, "objects")])
 
 
-def _truth_of(record: Record, dataset: Dataset, word: str) -> tuple[Predictions, Predictions, str]:
-    """A record's labels: what counts, and its crowds, dashed."""
+def truth_views(record: Record, dataset: Dataset, word: str) -> tuple[Predictions, Predictions, str]:
+    """A record's labels, and what they are called: what counts, and its crowds, dashed."""
     from gdseg.coco_json import truth_predictions
     from gdseg.data.label_maps import with_masks
 
@@ -144,7 +148,7 @@ def _pairs(path: Path, data: str, part: str, conf: float) -> Source:
     dataset = open_dataset(Data(root=data), (part,), task=task_of(path))
     dataset = replace(dataset, val=dataset.train if part == "train" else dataset.val)
     found = _found(path, dataset, conf)
-    return Source(dataset.val, lambda r: [_truth_of(r, dataset, "true"), (found(r), None, "found")])
+    return Source(dataset.val, lambda r: [truth_views(r, dataset, "true"), (found(r), None, "found")])
 
 
 def _found(path: Path, dataset: Dataset, conf: float) -> Callable[[Record], Predictions]:
@@ -166,17 +170,23 @@ def _found(path: Path, dataset: Dataset, conf: float) -> Callable[[Record], Pred
 
 
 def _sheet(source: Source, title: str, sample: int, target: Path) -> list[str]:
-    """Draw the sheet; return the files shown."""
+    from gdseg.view.sheets import spread
+
+    chosen = [source.records[i] for i in spread(len(source.records), sample)]
+    return draw_sheet(chosen, source.views, title, target)
+
+
+def draw_sheet(chosen: list[Record], views: Views, title: str, target: Path) -> list[str]:
+    """Draw the contact sheet of some images; return the files shown."""
     from gdseg.data.images import read_image
     from gdseg.view.draw import displayable
-    from gdseg.view.sheets import Sheet, spread
+    from gdseg.view.sheets import Sheet
     from gdseg.writers import save_picture
 
     sheet = Sheet(title)
-    chosen = [source.records[i] for i in spread(len(source.records), sample)]
     for record in chosen:
         image = displayable(read_image(record.path, None))
-        for found, dashed, word in source.views(record):
+        for found, dashed, word in views(record):
             sheet.add(image, found, f"{record.path.name}: {len(found)} {word}", dashed)
     save_picture(sheet.render(), target)
     return [str(record.path) for record in chosen]

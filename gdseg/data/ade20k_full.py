@@ -66,7 +66,7 @@ def _record(path: Path, codes: dict[int, Code], faults: list[Fault]) -> Record |
     try:
         height, width = image_size(image)
     except DataError as error:
-        faults.append(Fault("unreadable image", f"{error.what} ({image})", image.stem))
+        faults.append(Fault("unreadable image", f"{error.what} ({image})", image.stem, files=(image, path)))
         return None
     label_map = LabelMap(path, codes, class_of=_class_of)
     return Record(image.stem, image, height, width, (), label_map)

@@ -7,10 +7,13 @@ refused with one DataError that counts them. Called by data/dataset.py and data/
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from gdseg.data.images import find_file
 from gdseg.data.part import Fault, Part
@@ -40,18 +43,65 @@ def read_content(content: dict[str, list[Any]], path: Path, images: Path) -> Par
     faults: list[Fault] = []
     table = read_categories(content["categories"], faults)
     labels = {c.id: label for label, c in enumerate(table)}
-    records = read_images(content["images"], images, faults)
-    searched = _federated(content["images"], records, labels, faults)
-    found = _annotations(content["annotations"], records, labels, faults)
-    complete = [
-        replace(record, annotations=tuple(found.get(i, ())), federated=searched.get(i))
-        for i, record in records.items()
-    ]
+    with without_gc():
+        records = read_images(content["images"], images, faults)
+        searched = _federated(content["images"], records, labels, faults)
+        found = _annotations(content["annotations"], records, labels, faults)
+        complete = [
+            replace(record, annotations=tuple(found.pop(i, ())), federated=searched.get(i))
+            for i, record in records.items()
+        ]
     return Part(path, complete, table, faults)
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """No search for cycles meanwhile: among the millions of objects of a large json it takes long."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+_State = tuple[Path, int, int]
+_peeked: dict[_State, dict[str, list[Any]]] = {}  # the last file that `peek_json` read
+
+
+def peek_json(path: Path) -> dict[str, list[Any]]:
+    """As `read_json`, but keeps the content for the next reader of the same file, since parsing takes long.
+
+    The content must not be changed.
+    """
+    content = read_json(path)
+    state = _state(path)
+    if state is not None:
+        _peeked[state] = content
+    return content
+
+
+def _state(path: Path) -> _State | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # reading it says why
+        return None
+    return path, found.st_mtime_ns, found.st_size
 
 
 def read_json(path: Path) -> dict[str, list[Any]]:
     """The lists "images", "annotations" and "categories" of a COCO file. Raises DataError."""
+    state = _state(path)
+    kept = _peeked.pop(state, None) if state else None
+    _peeked.clear()  # whoever reads has its own use for the memory
+    if kept is not None:
+        return kept
+    with without_gc():
+        return _parse(path)
+
+
+def _parse(path: Path) -> dict[str, list[Any]]:
     hint = "expected a json object with the lists images, annotations and categories"
     try:
         content = json.loads(path.read_bytes())
@@ -71,7 +121,7 @@ def read_json(path: Path) -> dict[str, list[Any]]:
     return content
 
 
-def is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[int | str]:
     """Whether json gave a number or a word, as ids are."""
     return isinstance(value, int | str) and not isinstance(value, bool)
 
@@ -173,7 +223,7 @@ def _annotations(
             continue
         annotation_id = item.get("id", index + 1)
         try:
-            annotation = _check_annotation(item, annotation_id, records, labels)
+            annotation = check_annotation(item, annotation_id, records, labels)
             if annotation_id in seen:
                 raise SegmentationError("duplicate annotation id", "another annotation has it too")
         except SegmentationError as error:
@@ -182,13 +232,31 @@ def _annotations(
             faults.append(Fault(error.kind, str(error), *where, harmless=error.kind == "empty object"))
             continue
         seen.add(annotation_id)
+        faults += _oddities(item, annotation)
         found.setdefault(annotation["image_id"], []).append(annotation)
     return found
 
 
-def _check_annotation(
-    item: dict[str, Any], annotation_id: Any, records: dict[int | str, Record], labels: dict[int, int]
+def _oddities(item: dict[str, Any], annotation: dict[str, Any]) -> list[Fault]:
+    """What is wrong with an annotation that can be used all the same."""
+    given, kept = item["segmentation"], annotation["segmentation"]
+    where = annotation["image_id"], annotation["id"], True
+    found = []
+    if isinstance(kept, list) and len(given) != len(kept):
+        text = f"{len(given) - len(kept)} of its {len(given)} polygons have no area and are left out"
+        found.append(Fault("degenerate polygon", text, *where))
+    if annotation["iscrowd"] and isinstance(kept, list):
+        found.append(Fault("crowd as polygon", "crowds are RLE masks in COCO", *where))
+    return found
+
+
+def check_annotation(
+    item: dict[str, Any], annotation_id: Any, records: Mapping[int | str, Record], labels: Mapping[int, int]
 ) -> dict[str, Any]:
+    """A json's annotation with its label and a safe segmentation. Raises SegmentationError.
+
+    records: of the declared images by id; labels: of the declared category ids.
+    """
     image_id, category_id, crowd = item.get("image_id"), item.get("category_id"), item.get("iscrowd", 0)
     if not is_id(annotation_id):
         raise SegmentationError("bad annotation", f"its id is {shorten(annotation_id)}")
@@ -201,7 +269,7 @@ def _check_annotation(
     record = records[image_id]
     assert record.height is not None
     assert record.width is not None
-    _check_bbox(item.get("bbox"), record.height, record.width)
+    check_bbox(item.get("bbox"), record.height, record.width)
     return {
         **item,
         "id": annotation_id,
@@ -221,8 +289,11 @@ def _check_segmentation(value: Any, height: int, width: int) -> dict[str, Any] |
     )
 
 
-def _check_bbox(bbox: Any, height: int, width: int) -> None:
-    """A box [x, y, w, h] in pixels is optional (masks decide), but one that is there must be right."""
+def check_bbox(bbox: Any, height: int, width: int) -> None:
+    """A box [x, y, w, h] in pixels is optional (masks decide), but one that is there must be right.
+
+    Raises SegmentationError.
+    """
     if bbox is None:
         return
     if not isinstance(bbox, list) or len(bbox) != 4 or not set(map(type, bbox)) <= {int, float}:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from gdseg.data.coco import read_coco, read_json
+from gdseg.data.coco import peek_json, read_coco
 from gdseg.data.images import find_file
 from gdseg.data.part import WORDS, Format, Source
 from gdseg.errors import DataError
@@ -67,7 +67,7 @@ def find_images(root: Path, part: str, json_path: Path, data: Data) -> Path:
     given = given_images(root, part, data)
     if given is not None:
         return given
-    images = read_json(json_path)["images"]
+    images = peek_json(json_path)["images"]
     names = [i["file_name"] for i in images if isinstance(i, dict) and isinstance(i.get("file_name"), str)]
     stem = json_path.stem.removeprefix("instances_").removeprefix("panoptic_")
     folders = [stem, part, *WORDS[part], "images", "."]

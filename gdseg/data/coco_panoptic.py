@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gdseg.data.coco import is_id, read_categories, read_images, read_json
+from gdseg.data.coco import is_id, peek_json, read_categories, read_images, read_json
 from gdseg.data.coco_files import find_images, find_json
 from gdseg.data.images import find_file
 from gdseg.data.part import Fault, Format, Part, Source, kept_classes
@@ -36,7 +36,7 @@ def find(root: Path, part: str, data: Data, task: str) -> Source | None:
 
 def _is_panoptic(path: Path) -> bool:
     """Whether the first annotations list segments."""
-    items = read_json(path)["annotations"]
+    items = peek_json(path)["annotations"]
     return all(isinstance(a, dict) and "segments_info" in a for a in items[:10])
 
 
@@ -48,7 +48,7 @@ def _find_maps(root: Path, part: str, path: Path, data: Data) -> Path:
             raise DataError(what, root / given, f"correct the recipe key data.{part}_maps")
         return root / given
     looked = [path.with_suffix(""), root / path.stem, path.parent / "panoptic", path.parent]
-    names = [a.get("file_name") for a in read_json(path)["annotations"][:10] if isinstance(a, dict)]
+    names = [a.get("file_name") for a in peek_json(path)["annotations"][:10] if isinstance(a, dict)]
     for folder in looked:
         if any(find_file(folder, name) for name in names):
             return folder
@@ -102,7 +102,7 @@ def _segments(
     listed: Any = item.get("segments_info")
     kept, seen = [], set[int]()
     for segment in listed if isinstance(listed, list) else [listed]:
-        fault = _segment_fault(segment, declared, seen)
+        fault = segment_fault(segment, declared, seen)
         if fault:
             faults.append(Fault(*fault, image_id))
             continue
@@ -114,7 +114,8 @@ def _segments(
     return kept
 
 
-def _segment_fault(segment: Any, declared: set[int], seen: set[int]) -> tuple[str, str] | None:
+def segment_fault(segment: Any, declared: set[int], seen: set[int]) -> tuple[str, str] | None:
+    """(kind, text) of what is wrong with a segment; declared: category ids, seen: ids of the image so far."""
     if not isinstance(segment, dict) or type(segment.get("id")) is not int:
         return "bad segment", f"expected an object with an id, found {shorten(segment)}"
     if not 0 < segment["id"] < 2**24 or segment["id"] in seen:

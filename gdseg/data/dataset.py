@@ -106,7 +106,11 @@ def open_dataset(
         first.category_ids,
         train.path if train else None,
         val.path if val else None,
-        [replace(f, text=f"{f.text} ({part.path.name})") for part in found.values() for f in part.faults],
+        [
+            replace(f, text=f"{f.text} ({part.path.name})", part=name)
+            for name, part in found.items()
+            for f in part.faults
+        ],
         first.table,
         task,
     )

@@ -1,21 +1,22 @@
-"""What a data set holds and everything that is wrong with it, for `gdseg data inspect`.
+"""What the labels of a data set hold and everything that is wrong with them, for `gdseg data inspect`.
 
-Unlike opening a data set for training, nothing stops at the first fault; image files are opened
-(headers only) to compare their sizes with the annotations.
+Unlike opening a data set for training, nothing stops at the first fault. One record at a time: what is kept
+grows by a few numbers an object. Image files are inspect_files.py's.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from gdseg.data.dataset import Dataset
-from gdseg.data.images import find_file, image_size
 from gdseg.data.label_maps import with_masks
 from gdseg.data.part import Fault
 from gdseg.errors import DataError
@@ -24,21 +25,43 @@ from gdseg.structures import Record
 PERCENTILES = (0, 25, 50, 75, 100)
 AREAS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # COCO's, pixels
 
+Tell = Callable[[int, int], None]  # (done, in all)
+
+
+def silent(done: int, total: int) -> None:
+    """A `Tell` that says nothing."""
+
+
+@dataclass
+class ClassCount:
+    """One class in one part: its objects, crowds aside, the images they are in, the pixels they cover."""
+
+    objects: int = 0
+    images: int = 0
+    pixels: int = 0
+
 
 @dataclass
 class PartReport:
-    """Counts of one part. `objects_an_image` and `edges` are percentiles 0, 25, 50, 75, 100."""
+    """Counts of one part. Lists are percentiles 0, 25, 50, 75, 100, but for the histogram of areas.
+
+    area_shares: of an object in its image; area_edges: pixels, each four times the one before, which is twice
+    the side; area_counts[i]: objects from area_edges[i] on, below the next.
+    """
 
     images: int
     empty_images: int
     objects: int
     crowds: int
-    classes: dict[str, int]
+    classes: dict[str, ClassCount]
     imbalance: float
     objects_an_image: list[float]
     heights: list[float]
     widths: list[float]
     areas: dict[str, int]
+    area_shares: list[float]
+    area_edges: list[int]
+    area_counts: list[int]
 
 
 @dataclass
@@ -46,12 +69,13 @@ class Report:
     """A data set's parts ("train", "val") and all its faults, harmless ones included."""
 
     root: str
+    task: str
     parts: dict[str, PartReport]
     faults: list[Fault] = field(default_factory=list)
 
     @property
     def serious(self) -> list[Fault]:
-        """The faults that keep the data set from being used."""
+        """The faults that keep the data set from being used, or its scores from being true."""
         return [fault for fault in self.faults if not fault.harmless]
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,76 +83,122 @@ class Report:
         return asdict(self)
 
 
-def inspect_dataset(dataset: Dataset) -> Report:
-    """Count what is there and list every fault of a data set opened with strict=False."""
+def inspect_labels(dataset: Dataset, tell: Tell = silent) -> Report:
+    """Count what is there and list every fault of the labels of a data set opened with strict=False."""
     parts = {"train": dataset.train, "val": dataset.val}
-    report = Report(str(dataset.root), {}, list(dataset.faults))
+    total = sum(len(records) for records in parts.values())
+    report, done = Report(str(dataset.root), dataset.task, {}, list(dataset.faults)), 0
     for part, records in parts.items():
+        counts = _Counts(len(dataset.classes))
+        for record in records:
+            found = _with_masks(record, dataset.task, part, report.faults)
+            report.faults += counts.add(found, part)
+            done += 1
+            tell(done, total)
         if records:
-            report.faults += [fault for record in records for fault in _file_faults(record)]
-            with_rles = [_with_masks(record, dataset.task, report.faults) for record in records]
-            report.parts[part] = _count(with_rles, dataset.classes)
+            report.parts[part] = counts.report(dataset.classes)
     return report
 
 
-def _with_masks(record: Record, task: str, faults: list[Fault]) -> Record:
+def _with_masks(record: Record, task: str, part: str, faults: list[Fault]) -> Record:
     """The record with the masks of its label map; a faulty map is noted and has none."""
     try:
         found = with_masks(record, task)
     except DataError as error:
-        faults.append(Fault("bad label map", f"{error.what} ({error.where})", record.image_id))
+        text = f"{error.what} ({error.where})"
+        faults.append(Fault("bad label map", text, record.image_id, part=part, files=files_of(record)))
         return replace(record, annotations=(), label_map=None)
     there = {a["id"] for a in found.annotations or ()}
     lost = [a["id"] for a in record.annotations or () if record.label_map and a["id"] not in there]
-    if lost and task != "semantic":
+    if lost and task == "panoptic":
         text = "it is listed, and the label map has no pixel of it"
-        faults += [Fault("segment without pixels", text, record.image_id, i, harmless=True) for i in lost]
+        kind = "segment without pixels"
+        faults += [Fault(kind, text, record.image_id, i, harmless=True, part=part) for i in lost]
     return found
 
 
-def _count(records: Sequence[Record], classes: Sequence[str]) -> PartReport:
-    annotations = [a for record in records for a in record.annotations or ()]
-    things = [a for a in annotations if not a["iscrowd"]]
-    labels = Counter(a["label"] for a in things)
-    per_class = {name: labels[label] for label, name in enumerate(classes)}
-    used = [count for count in per_class.values() if count]
-    areas = np.array([_area(a, r) for r in records for a in r.annotations or () if not a["iscrowd"]])
-    return PartReport(
-        images=len(records),
-        empty_images=sum(not record.annotations for record in records),
-        objects=len(things),
-        crowds=len(annotations) - len(things),
-        classes=per_class,
-        imbalance=max(used) / min(used) if used else 1.0,
-        objects_an_image=_percentiles([sum(not a["iscrowd"] for a in r.annotations or ()) for r in records]),
-        heights=_percentiles([r.height or 0 for r in records]),
-        widths=_percentiles([r.width or 0 for r in records]),
-        areas={name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in AREAS.items()},
-    )
+def files_of(record: Record) -> tuple[Path, ...]:
+    """The files of one image: itself, and its label maps."""
+    maps = (record.label_map.path, record.label_map.below) if record.label_map else ()
+    return (record.path, *(path for path in maps if path))
 
 
-def _percentiles(values: Sequence[int]) -> list[float]:
-    return [float(value) for value in np.percentile(values, PERCENTILES)]
+class _Counts:
+    """The counts of one part under construction: a few numbers an object."""
 
+    def __init__(self, num_classes: int) -> None:
+        self.classes = [ClassCount() for _ in range(num_classes)]
+        self.crowds = self.empty_images = 0
+        self.objects, self.heights, self.widths = array("l"), array("l"), array("l")  # an image
+        self.areas, self.shares = array("d"), array("d")  # an object
 
-def _area(annotation: dict[str, Any], record: Record) -> float:
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):
-        rles = coco_mask.frPyObjects(segmentation, record.height, record.width)
-        segmentation = coco_mask.merge(rles)
-    return float(coco_mask.area(segmentation))
+    def add(self, record: Record, part: str) -> list[Fault]:
+        """Count one image whose masks are its annotations'. Returns the objects that are there twice."""
+        height, width = record.height or 0, record.width or 0
+        annotations = record.annotations or ()
+        faults, seen = list[Fault](), dict[tuple[int, int, bytes], Any]()
+        labels = Counter[int]()
+        for annotation in annotations:
+            area, counts = mask_facts(annotation["segmentation"], height, width)
+            key = annotation["label"], annotation["iscrowd"], counts
+            first = seen.setdefault(key, annotation["id"])
+            if first != annotation["id"]:
+                text = f"its class and mask are those of annotation {first}"
+                where = record.image_id, annotation["id"]
+                faults.append(Fault("identical annotations", text, *where, harmless=True, part=part))
+            if not annotation["iscrowd"]:
+                labels[annotation["label"]] += 1
+                self.classes[annotation["label"]].pixels += area
+                self.areas.append(area)
+                self.shares.append(area / max(height * width, 1))
+        for label, count in labels.items():
+            self.classes[label].objects += count
+            self.classes[label].images += 1
+        self.crowds += sum(bool(a["iscrowd"]) for a in annotations)
+        self.empty_images += not annotations
+        self.objects.append(labels.total())
+        self.heights.append(height)
+        self.widths.append(width)
+        return faults
 
-
-def _file_faults(record: Record) -> list[Fault]:
-    if find_file(record.path.parent, record.path.name) is None:  # noted when the json was read
-        return []
-    try:
-        found = image_size(record.path)
-    except DataError as error:
-        return [Fault("unreadable image", f"{error.what} ({record.path})", record.image_id)]
-    if found != (record.height, record.width):
-        text = (
-            f"{record.path.name} is {found[1]} x {found[0]}, the json says {record.width} x {record.height}"
+    def report(self, classes: Sequence[str]) -> PartReport:
+        """The sums."""
+        used = [c.objects for c in self.classes if c.objects]
+        areas = np.array(self.areas)
+        edges = [4**power for power in range(len(_histogram(areas)))]
+        return PartReport(
+            images=len(self.objects),
+            empty_images=self.empty_images,
+            objects=len(areas),
+            crowds=self.crowds,
+            classes=dict(zip(classes, self.classes, strict=True)),
+            imbalance=max(used) / min(used) if used else 1.0,
+            objects_an_image=_percentiles(self.objects),
+            heights=_percentiles(self.heights),
+            widths=_percentiles(self.widths),
+            areas={name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in AREAS.items()},
+            area_shares=_percentiles(self.shares),
+            area_edges=edges,
+            area_counts=_histogram(areas),
         )
-        return [Fault("wrong image size", text, record.image_id)]
-    return []
+
+
+def _histogram(areas: Any) -> list[int]:
+    """Objects from 4**i pixels on, below 4**(i + 1)."""
+    if not len(areas):
+        return []
+    powers = np.floor(np.log2(np.maximum(areas, 1)) / 2).astype(np.int64)
+    counts: list[int] = np.bincount(powers).tolist()
+    return counts
+
+
+def _percentiles(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in np.percentile(np.array(values), PERCENTILES)] if len(values) else []
+
+
+def mask_facts(segmentation: Any, height: int, width: int) -> tuple[int, bytes]:
+    """Pixels of a checked segmentation, and its run lengths: equal for equal masks."""
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    counts = segmentation["counts"]
+    return int(coco_mask.area(segmentation)), counts.encode() if isinstance(counts, str) else counts

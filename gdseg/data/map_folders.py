@@ -56,12 +56,14 @@ def pair(
     for image_id, path in _named(images, list_images(images), of_image, faults).items():
         if image_id not in found or (second is not None and image_id not in others):
             where = maps if image_id not in found else second
-            faults.append(Fault("missing label map", f"none of that name in {where}", image_id))
+            text = f"none of that name in {where}"
+            faults.append(Fault("missing label map", text, image_id, files=(path,)))
             continue
         try:
             height, width = image_size(path)
         except DataError as error:
-            faults.append(Fault("unreadable image", f"{error.what} ({path})", image_id))
+            text = f"{error.what} ({path})"
+            faults.append(Fault("unreadable image", text, image_id, files=(path, found[image_id])))
             continue
         below = others.get(image_id) if label_map.below else None
         classes = others.get(image_id) if label_map.classes else None
@@ -89,7 +91,7 @@ def _named(folder: Path, paths: Iterable[Path], rename: Rename, faults: list[Fau
             continue
         if name in named:
             text = f"{named[name].name} and {path.name} in {folder}: remove one"
-            faults.append(Fault("two files of one name", text, name))
+            faults.append(Fault("two files of one name", text, name, files=(path,)))
         else:
             named[name] = path
     return named

@@ -21,13 +21,18 @@ WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong in a data set. `kind` groups faults; harmless ones are repaired or left out."""
+    """One thing wrong in a data set. `kind` groups faults; harmless ones are repaired or left out.
+
+    part: "train" or "val", where it is known; files: those without which the fault would be gone.
+    """
 
     kind: str
     text: str
     image_id: int | str | None = None
     annotation_id: int | str | None = None
     harmless: bool = False
+    part: str | None = None
+    files: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         """Kind, where, what."""

@@ -8,6 +8,7 @@ data/geometry.py and whoever turns a mask into a COCO dict.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,21 +99,21 @@ def check_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
 
 
 def check_polygons(polygons: list[Any], height: int, width: int, tolerance: float) -> list[list[float]]:
-    """The polygons [[x, y, x, y, ..], ..] themselves, in pixels, if each has an area and lies in the image.
+    """The polygons [[x, y, x, y, ..], ..] in pixels that have an area; all must lie in the image.
 
-    tolerance: pixels by which a point may lie outside. Raises SegmentationError.
+    A polygon of fewer than three points has none. tolerance: pixels by which a point may lie outside. Raises
+    SegmentationError.
     """
     if not polygons:
         raise SegmentationError("empty object", "it has no polygon")
     for polygon in polygons:
         if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
             raise SegmentationError("bad polygon", f"expected a list of numbers, found {shorten(polygon)}")
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise SegmentationError(
-                "bad polygon", f"it has {len(polygon)} numbers, expected an even count of at least 6"
-            )
-        _check_inside(polygon, height, width, tolerance)
-    kept = [polygon for polygon in polygons if _area(polygon) > 0]
+        if len(polygon) % 2:
+            raise SegmentationError("bad polygon", f"it has {len(polygon)} numbers, expected an even count")
+        if polygon:
+            _check_inside(polygon, height, width, tolerance)
+    kept = [polygon for polygon in polygons if len(polygon) >= 6 and polygon_area(polygon) > 0]
     if not kept:
         raise SegmentationError("empty object", "its polygons have no area")
     return kept
@@ -131,7 +132,8 @@ def _check_inside(polygon: list[float], height: int, width: int, tolerance: floa
         raise SegmentationError("bad polygon", "it has a number that is not finite")
 
 
-def _area(polygon: list[float]) -> float:
+def polygon_area(polygon: Sequence[float]) -> float:
+    """The area inside of a ring [x, y, x, y, ..] of finite numbers, in pixels."""
     x, y = np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T
     return abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from gdseg.cli.data import data_app
@@ -65,6 +66,46 @@ def test_inspect_lists_every_fault_and_exits_with_3(made: Path, tmp_path: Path) 
     assert "category_id is 77" in result.output
     assert "category_id is 78" in result.output
     assert "faults: 2 x undeclared category id" in result.output
+
+
+def test_a_picture_and_a_repaired_copy(made: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(made, tmp_path / "set")
+    path = broken / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 77
+    path.write_text(json.dumps(content))
+    shutil.copy(broken / "train" / content["images"][1]["file_name"], broken / "train" / "again.png")
+    words = ("inspect", str(broken), "--picture", str(tmp_path / "p.png"), "--fix", str(tmp_path / "copy"))
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output  # the copy is without fault
+    document = json.loads(result.stdout)
+    assert len(document["picture"]) == 12 + 4
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.width > 1000
+    assert [(r["kind"], r["part"]) for r in document["repairs"]] == [("undeclared category id", "train")]
+    assert (document["left"], document["copy"]) == ([], str(tmp_path / "copy"))
+    assert run("inspect", str(tmp_path / "copy")).exit_code == 0
+    assert isinstance(run(*words).exception, UsageError)  # the picture exists
+    assert isinstance(run(*words, "--overwrite").exception, UsageError)  # so does the copy
+    shutil.rmtree(tmp_path / "copy")
+    result = run(*words, "--overwrite", "--no-files")
+    assert "repaired: train: undeclared category id" in result.output
+    assert "repaired copy in" in result.output
+    assert isinstance(run("inspect", str(made), "--picture", "p.gif").exception, UsageError)
+
+
+def test_many_faults_of_a_kind_are_cut_short(made: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(made, tmp_path / "set")
+    path = broken / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"][:25]:
+        annotation["category_id"] = 77
+    path.write_text(json.dumps(content))
+    result = run("inspect", str(broken), "--no-files")
+    assert result.output.count("fault: train: undeclared category id") == 20
+    assert ".. 5 more of 'undeclared category id'" in result.output
+    assert run("inspect", str(broken), "--no-files", "--all").output.count("fault: train") == 25
+    assert len(json.loads(run("inspect", str(broken), "--json").stdout)["faults"]) == 25
 
 
 def test_split_writes_the_ids(made: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def change(content: Content, where: str, value: Any) -> None:
         ("annotations.segmentation", {"size": [32, 48], "counts": [5, 6]}, "counts add up to 11, its"),
         ("annotations.segmentation", {"size": [48, 32], "counts": [1000, 536]}, "bad RLE"),
         ("annotations.segmentation", {"size": [32, 48], "counts": "abcPPP"}, "bad RLE"),
-        ("annotations.segmentation", [[1, 2, 3, 4]], "bad polygon"),
+        ("annotations.segmentation", [[1, 2, 3, 4, 5]], "bad polygon"),
         ("annotations.segmentation", None, "bad annotation: image 7, annotation 1: segmentation is None"),
         ("annotations.segmentation", "abc", "bad annotation"),
         ("annotations.category_id", 91, "undeclared category id: image 7, annotation 1: category_id is 91"),

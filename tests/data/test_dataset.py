@@ -1,6 +1,5 @@
-"""Finding data sets by looking, choosing labelled and unlabelled images, and inspecting."""
+"""Finding data sets by looking and choosing labelled and unlabelled images."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image
 
 from gdseg.data.dataset import labelled_records, open_dataset, unlabelled_pool, unlabelled_records
-from gdseg.data.inspect import inspect_dataset
 from gdseg.data.split import split_by_ratio
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -115,45 +113,3 @@ def test_labelled_and_unlabelled_images(make_coco: Any, content: Content, tmp_pa
         unlabelled_pool(train, split_by_ratio(train, 1.0, 0), Data(unlabelled_has_labelled=False))
     with pytest.raises(DataError, match="holds no image"):
         unlabelled_records([root / "annotations"])
-
-
-def test_a_file_name_too_long_is_a_fault(make_coco: Any, content: Content) -> None:
-    content["images"][0]["file_name"] = "x" * 5000 + ".png"
-    report = inspect_dataset(open_dataset(Data(root=str(make_coco(content))), strict=False))
-    assert [fault.kind for fault in report.serious] == ["missing image file"] * 2
-
-
-def test_inspection_counts_and_lists_every_fault(make_coco: Any, content: Content) -> None:
-    good = content["annotations"][0]
-    content["annotations"] += [
-        {**good, "id": 2, "category_id": 4, "iscrowd": 1},
-        {**good, "id": 3, "category_id": 4},
-        {**good, "id": 4, "category_id": 5},
-        {**good, "id": 5, "segmentation": [[1, 1, 2, 2, 3, 3]]},
-    ]
-    root = make_coco(content)
-    (root / "val" / "a.png").write_bytes(b"no")
-    Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "val" / "b.png")
-    (root / "train" / "a.png").unlink()
-    report = inspect_dataset(open_dataset(Data(root=str(root)), strict=False))
-    train = report.parts["train"]
-    assert (train.images, train.empty_images, train.objects, train.crowds) == (2, 1, 2, 1)
-    assert train.classes == {"cat": 1, "dog": 1}
-    assert train.objects_an_image == [0, 0.5, 1, 1.5, 2]
-    assert train.areas == {"small": 2, "medium": 0, "large": 0}
-    kinds = sorted(fault.kind for fault in report.serious)
-    assert kinds == [
-        "missing image file",
-        *["undeclared category id"] * 2,
-        "unreadable image",
-        "wrong image size",
-    ]
-    assert [fault.annotation_id for fault in report.faults if fault.harmless] == [5, 5]
-    assert {fault.image_id for fault in report.serious if fault.kind != "undeclared category id"} == {7, 3}
-    json.dumps(report.to_dict())
-
-
-def test_inspecting_real_data(shared_dir: Path) -> None:
-    report = inspect_dataset(open_dataset(Data(root=str(shared_dir / "data" / "coco")), strict=False))
-    assert report.faults == []
-    assert report.parts["val"].objects + report.parts["val"].crowds == 517

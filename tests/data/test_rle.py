@@ -100,7 +100,7 @@ def test_bad_rle_says_why(rle: dict[str, object], text: str) -> None:
     ("polygons", "text"),
     [
         ([], "no polygon"),
-        ([[1, 1, 2, 2]], "4 numbers"),
+        ([[1, 1, 2, 2]], "no area"),
         ([[1, 1, 2, 2, 3, 3, 4]], "7 numbers"),
         ([[1, 1, 2, "3", 3, 3]], "expected a list of numbers"),
         ([[[1, 1], [2, 2], [3, 3]]], "expected a list of numbers"),
