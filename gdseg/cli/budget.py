@@ -11,9 +11,9 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json, print_table
-from gdseg.cli.eval_tables import percent
 from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import UsageError
+from gdseg.eval.tables import percent
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import DEFAULT_RECIPE, apply_overrides, load_recipe
 from gdseg.runs import RUNS

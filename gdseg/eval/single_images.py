@@ -22,6 +22,7 @@ from gdseg.eval.run import Progress, infer_records, score_instances
 from gdseg.eval.scores import Scores
 from gdseg.eval.semantic import Confusion
 from gdseg.models.checkpoint import Network
+from gdseg.recipe import settled
 from gdseg.structures import Predictions, Record
 
 CONFIDENCES = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -51,7 +52,7 @@ def review(network: Network, dataset: Dataset, device: torch.device, progress: P
         infer_records(model, dataset.val, recipe, classes, device, things=things), len(dataset.val), progress
     )
     if recipe.task == "instance":
-        return _review_instances(found, dataset, recipe.postprocess.max_detections)
+        return _review_instances(found, dataset, settled(recipe.postprocess.max_detections))
     reviewed = Reviewed(Scores())
     judge = _segment_quality if recipe.task == "panoptic" else _class_quality
     records = {record.image_id: record for record in dataset.val}

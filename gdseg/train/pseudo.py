@@ -134,7 +134,7 @@ def near_border(probabilities: Tensor, rule: Distill) -> Tensor:
 
 
 def _cut(masks: Tensor, rule: Distill) -> tuple[Tensor, Tensor]:
-    """Logits [N, h, w] at stride 4, interpolated -> masks bool [N, H, W] at `mask_stride`, their `near_border`."""
+    """Logits [N, h, w] at stride 4, enlarged -> bool [N, H, W] at `mask_stride`, and their `near_border`."""
     factor, (N, h, w) = 4 // rule.mask_stride, masks.shape
     inside = torch.empty(N, h * factor, w * factor, dtype=torch.bool, device=masks.device)
     border = torch.zeros(h * factor, w * factor, dtype=torch.bool, device=masks.device)

@@ -33,7 +33,7 @@ def small_data(tmp_path: Path) -> Path:
         document |= {"images": [], "annotations": []}
         (root / part).mkdir()
         for i in range(3):
-            pixels = np.random.default_rng(i).integers(0, 90, (48, 64, 3), dtype=np.uint8)
+            pixels = np.random.default_rng((i, part == "val")).integers(0, 90, (48, 64, 3), dtype=np.uint8)
             mask = np.zeros((48, 64), dtype=bool)
             mask[5 + i : 30, 10 : 40 + i] = True
             pixels[mask] = 250
