@@ -143,7 +143,8 @@ class Criterion:
         if judged_LBQK is not None:
             logits_LBQK = logits_LBQK.masked_fill(~judged_LBQK, -torch.inf)  # no share of the softmax
         values = F.cross_entropy(logits_LBQK.movedim(-1, 1), classes_LBQ, reduction="none")
-        total = share_LBQ.sum((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+        total = share_LBQ.sum((1, 2))
+        total = torch.where(total > 0, total, 1.0)  # a gradient through a tiny number would overflow
         return (values * weights_LBQ * share_LBQ).sum((1, 2)) / total
 
     def _mask_losses(self, layers: Layers, truth: Truth, pairs: Pairs, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -75,6 +75,8 @@ def _at_once(size: Size) -> int:
 def _resize(maps: Tensor, size: Size) -> Tensor:
     if maps.shape[-2:] == size:
         return maps
+    if not len(maps):  # torch does not resize nothing
+        return maps.new_zeros(0, *size)
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
 
 

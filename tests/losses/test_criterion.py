@@ -134,6 +134,22 @@ def test_a_mask_wholly_ignored_has_no_loss_and_no_nan():
     assert found.final.masks.grad.eq(0).all()
 
 
+@pytest.mark.parametrize("kind", ["maskdino", "mask2former"])
+def test_an_image_wholly_ignored_has_no_loss_and_finite_gradients(kind):
+    """A teacher that is sure of nothing: no target, every query in the ignore region; weights add up to 8."""
+    made = recipe(kind, class_weight=4.0)
+    made.decoder.class_loss = "softmax"
+    found = outputs(made)
+    nothing = Targets.empty(16, 16)
+    nothing.ignore = torch.ones(16, 16, dtype=torch.bool)
+    losses = run(made, found, [nothing])
+    (2.0 * sum(losses.values())).backward()
+    assert losses["class"].item() == 0.0
+    for layer in found.layers:
+        assert layer.logits.grad.isfinite().all()
+        assert not layer.logits.grad.any()
+
+
 def test_ignored_pixels_get_no_gradient():
     made = recipe(importance=0.0)
     found = outputs(made)

@@ -137,6 +137,15 @@ def test_panoptic(budget):
     assert set(found.labels.tolist()) <= {0, 1}
 
 
+def test_panoptic_without_a_thing_among_the_best():
+    outputs, batch, recipe = case("mask2former")
+    recipe.task = "panoptic"
+    (found,) = decode(outputs, batch, recipe, CLASSES, [False] * CLASSES)
+    assert len(found) == len(found.rles) == 0
+    assert found.boxes_xyxy_px.shape == (0, 4)
+    assert found.panoptic.shape == ORIGINAL
+
+
 @pytest.mark.parametrize("task", ["instance", "panoptic"])
 def test_nothing_found(task):
     outputs, batch, recipe = case("maskdino")
