@@ -15,6 +15,7 @@ from pathlib import Path
 from gdseg.data.ade20k_classes import NAMES, classes
 from gdseg.data.map_folders import find_folders, pair
 from gdseg.data.part import WORDS, Format, Part, Source, kept_classes
+from gdseg.data.semantic_folder import CLASS_FILES
 from gdseg.recipe import Data
 from gdseg.structures import BELOW, ClassInfo, Code, LabelMap
 
@@ -23,9 +24,14 @@ CLASSES = classes(NAMES)
 
 
 def find(root: Path, part: str, data: Data, task: str) -> Source | None:
-    """images/training and annotations/training (validation), whose files are named ADE_..; else None."""
+    """images/training and annotations/training (validation), whose files are named ADE_..; else None.
+
+    Where classes are declared the folder is a semantic one, whatever its files are called.
+    """
     folders = find_folders(root, part, data)
     if folders is None or not next(folders[0].glob("ADE_*"), None):
+        return None
+    if data.format == "auto" and any((root / name).is_file() for name in CLASS_FILES):
         return None
     if task == "semantic":
         return partial(_read_semantic, root, *folders)

@@ -23,6 +23,7 @@ from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Code, LabelMap
 
 _CLASSES_HINT = 'a text file with one name a line, or json as [{"id": 0, "name": "sky"}]'
+CLASS_FILES = ("classes.json", "classes.txt")
 _SHOWN = 20  # maps whose values are listed where classes are not declared
 
 
@@ -48,7 +49,7 @@ def _read(root: Path, images: Path, maps: Path, data: Data) -> Part:
 
 def _classes(root: Path, maps: Path, data: Data) -> list[ClassInfo]:
     """The declared classes. Raises DataError where there are none, naming the values of the first maps."""
-    path = root / data.classes if data.classes else _first_file(root / "classes.json", root / "classes.txt")
+    path = root / data.classes if data.classes else _first_file(*(root / name for name in CLASS_FILES))
     if path is None:
         files = list_maps(maps)[:_SHOWN]
         values = sorted({int(v) for p in files for v in np.unique(read_ids(p))})

@@ -33,6 +33,7 @@ class Layout(NamedTuple):
     write: Callable[[Job], None]
 
 
+TASKS = ("panoptic", "instance", "semantic")
 LAYOUTS = {
     "coco": Layout("instance", write_coco),
     "lvis": Layout("instance", write_lvis),
@@ -86,8 +87,13 @@ def convert(
 
 
 def _open(data: Data, task: str) -> Dataset:
-    there = [part for part in ("train", "val") if has_part(data, part, task)]
-    return open_dataset(data, there or ("train",), task=task)  # without any: says what was looked for
+    parts = ("train", "val")
+    there = [part for part in parts if has_part(data, part, task)]
+    if not there:  # opening a part says what was looked for, and which other labels it has
+        there = [part for part in parts if any(has_part(data, part, other) for other in TASKS)][:1] or [
+            "train"
+        ]
+    return open_dataset(data, there, task=task)
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -384,6 +385,8 @@ def test_labels_that_are_not_there_are_said(source: Path, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"no train panoptic labels found, only instance \(coco\)"):
         convert(Data(root=str(source)), tmp_path / "out", "coco_panoptic")
     (source / "annotations" / "instances_train.json").unlink()
+    with pytest.raises(DataError, match=r"no val semantic labels found, only instance \(coco\)"):
+        convert(Data(root=str(source)), tmp_path / "out", "semantic")
     assert list(convert(Data(root=str(source)), tmp_path / "out", "coco").parts) == ["val"]
 
 
@@ -403,3 +406,34 @@ def test_the_command(source: Path, tmp_path: Path) -> None:
     for wrong in (["--to", "kitti"], ["--to", "coco", "--images", "move"]):
         result = run(data_app, ["convert", str(source), "--out", str(tmp_path / "three"), *wrong])
         assert isinstance(result.exception, UsageError)
+
+
+def test_the_real_samples(shared_dir: Path, tmp_path: Path) -> None:
+    """COCO (one image), Cityscapes and ADE20K there and back; pictures of them were looked at."""
+    data = shared_dir / "data"
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.copytree(
+            data / "mmseg_pseudo_cityscapes" / kind, tmp_path / "city" / kind / "val" / "frankfurt"
+        )
+    for kind in ("images", "annotations"):
+        shutil.copytree(data / "ade20k_sceneparsing_sample" / kind, tmp_path / "ade" / kind / "validation")
+    for name, to, task in (
+        ("city", "coco_panoptic", "panoptic"),
+        ("city", "semantic", "semantic"),
+        ("ade", "semantic", "semantic"),
+    ):
+        convert(Data(root=str(tmp_path / name)), tmp_path / f"{name}-{to}", to)
+        truth = regions(opened(tmp_path / name, task), task)
+        assert regions(opened(tmp_path / f"{name}-{to}", task), task) == truth
+        assert sum(truth[0].values()) > 3
+    for to in ("yolo", "labelme", "voc", "coco"):
+        convert(Data(root=str(tmp_path / "city")), tmp_path / f"city-{to}", to)
+        first, second = (opened(tmp_path / name).val[0] for name in ("city", f"city-{to}"))
+        drawn = [
+            sorted(
+                annotation_mask(a, 128, 256).tobytes() for a in with_masks(r, "instance").annotations or ()
+            )
+            for r in (first, second)
+        ]
+        assert len(drawn[0]) == 7
+        assert drawn[0] == drawn[1]
