@@ -16,8 +16,8 @@ from gdseg.errors import DataError
 from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Code, LabelMap
 
-_IMAGE, _MAPS = "_leftImg8bit", ("_gtFine_", "_gtCoarse_")
-_OBJECTS = 1000  # numbers of one class in an image
+IMAGE, _MAPS = "_leftImg8bit", ("_gtFine_", "_gtCoarse_")
+OBJECTS = 1000  # numbers of one class in an image
 CLASSES = [
     ClassInfo(7, "road", False, (128, 64, 128)),
     ClassInfo(8, "sidewalk", False, (244, 35, 232)),
@@ -48,7 +48,7 @@ def find(root: Path, part: str, data: Data, task: str) -> Source | None:
         (root / (images or f"leftImg8bit/{word}"), root / (maps or f"gtFine/{word}")) for word in WORDS[part]
     ]
     for first, second in places:
-        if first.is_dir() and second.is_dir() and next(first.rglob(f"*{_IMAGE}.*"), None):
+        if first.is_dir() and second.is_dir() and next(first.rglob(f"*{IMAGE}.*"), None):
             ending = _ending(second, task)
             if ending is None and _ending(second, "semantic") is None:
                 what = f"no *{_MAPS[0]}instanceIds.png and no *{_MAPS[0]}labelIds.png"
@@ -72,7 +72,7 @@ def _read(images: Path, maps: Path, ending: str, task: str) -> Part:
     table = kept_classes(CLASSES, task)
     codes = _codes(table)
     records, faults = pair(
-        images, maps, LabelMap(maps, codes), lambda n: _frame(n, _IMAGE), lambda n: _frame(n, ending)
+        images, maps, LabelMap(maps, codes), lambda n: _frame(n, IMAGE), lambda n: _frame(n, ending)
     )
     return Part(maps, records, table, faults)
 
@@ -82,8 +82,8 @@ def _codes(table: list[ClassInfo]) -> dict[int, Code]:
     for label, info in enumerate(table):
         codes[info.id] = Code(label, info.is_thing, is_crowd=info.is_thing)
         if info.is_thing:
-            first = info.id * _OBJECTS
-            codes |= {value: Code(label, True) for value in range(first, first + _OBJECTS)}
+            first = info.id * OBJECTS
+            codes |= {value: Code(label, True) for value in range(first, first + OBJECTS)}
     return codes
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from gdseg.data.dataset import Dataset, has_part, open_dataset
 from gdseg.errors import MachineError, UsageError
+from gdseg.layouts.cityscapes import write_cityscapes
 from gdseg.layouts.coco import write_coco, write_lvis
 from gdseg.layouts.job import Job
 from gdseg.layouts.labelme import write_labelme_folder
@@ -41,6 +42,7 @@ LAYOUTS = {
     "labelme": Layout("instance", write_labelme_folder),
     "voc": Layout("instance", write_voc),
     "coco_panoptic": Layout("panoptic", write_coco_panoptic),
+    "cityscapes": Layout("panoptic", write_cityscapes),
     "semantic": Layout("semantic", write_semantic_folders),
 }
 

@@ -13,12 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gdseg.data.label_maps import with_masks
+from gdseg.data.label_maps import Regions, read_regions, with_masks
 from gdseg.errors import MachineError
 from gdseg.structures import ClassInfo, Record
 from gdseg.writers import unique_name
 
 IMAGES = ("link", "copy", "symlink")
+Rename = Callable[[PurePosixPath], PurePosixPath]
+
+
+def flat(name: PurePosixPath) -> PurePosixPath:
+    """The name for a layout without folders."""
+    return PurePosixPath("_".join(name.parts))
 
 
 @dataclass
@@ -39,28 +45,26 @@ class Job:
     counts: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
 
-    def each(self, folder: str, *, flat: bool = False) -> Iterator[tuple[Record, PurePosixPath]]:
+    def each(self, folder: str, rename: Rename = lambda name: name) -> Iterator[tuple[Record, PurePosixPath]]:
         """Each record, and its image's path in `folder` of `out`, where it has been put.
 
         Paths are those below the images' common folder, without "..", no two alike but for the suffix, nor
-        like one that another part has put there; flat: without folders. Raises MachineError when an image
-        cannot be put there.
+        like one that another part has put there; rename: what the layout makes of them. Raises MachineError
+        when an image cannot be put there.
         """
-        for record, name in zip(self.records, self._names(self.out / folder, flat), strict=True):
+        for record, name in zip(self.records, self._names(self.out / folder, rename), strict=True):
             put(record.path, self.out / folder / name, self.how)
             self.counts["images"] += 1
             yield record, name
             self.tell()
 
-    def _names(self, folder: Path, flat: bool) -> list[PurePosixPath]:
+    def _names(self, folder: Path, rename: Rename) -> list[PurePosixPath]:
         paths = [Path(os.path.abspath(record.path)) for record in self.records]
         top = os.path.commonpath([path.parent for path in paths]) if paths else ""
         taken: dict[PurePosixPath, set[str]] = {}
         names = []
         for path in paths:
-            below = PurePosixPath(path.relative_to(top).as_posix())
-            if flat:
-                below = PurePosixPath("_".join(below.parts))
+            below = rename(PurePosixPath(path.relative_to(top).as_posix()))
             if below.parent not in taken:
                 taken[below.parent] = {path.stem.lower() for path in (folder / below.parent).glob("*")}
             unique = unique_name(Path(below.name), taken[below.parent])
@@ -72,6 +76,13 @@ class Job:
         found = list(with_masks(record, self.task).annotations or ())
         for annotation in found:
             self.counts["crowds" if annotation["iscrowd"] else "objects"] += 1
+        return found
+
+    def regions(self, record: Record) -> Regions:
+        """What a record's label map holds, counted. Raises DataError for a bad map."""
+        found = read_regions(record, self.task)
+        for segment in found.segments:
+            self.counts["crowds" if segment.is_crowd else "objects"] += 1
         return found
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from gdseg.data.rle import annotation_mask
 from gdseg.errors import DataError
 from gdseg.files import write_atomic, write_json
-from gdseg.layouts.job import Job, size_of
+from gdseg.layouts.job import Job, flat, size_of
 from gdseg.polygons import mask_polygons
 from gdseg.writers import labelme_document, labelme_polygons
 
@@ -28,7 +28,7 @@ def write_labelme_folder(job: Job) -> None:
     if len(set(names)) < len(names) or any(name != name.strip() or "\n" in name for name in names):
         what = f"labelme knows classes by name only, and these are no distinct lines of text: {names[:8]}"
         raise DataError(what, job.out, "rename the classes")
-    for record, name in job.each(job.part, flat=True):
+    for record, name in job.each(job.part, flat):
         size = size_of(record)
         shapes: list[dict[str, Any]] = []
         for number, found in enumerate(job.objects(record), 1):

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import torch
 
-from gdseg.data.label_maps import Regions, read_regions
+from gdseg.data.label_maps import Regions
 from gdseg.files import write_json
 from gdseg.layouts.coco import image_ids
 from gdseg.layouts.job import Job
@@ -22,7 +22,7 @@ def write_coco_panoptic(job: Job) -> None:
     """annotations/panoptic_PART.json with its PNGs, and PART/ with the images."""
     entries = []
     for number, (record, name) in zip(image_ids(job), job.each(job.part), strict=True):
-        found = _found(record, _counted(record, job))
+        found = _found(record, job.regions(record))
         height, width = found.size
         image = {"id": number, "file_name": str(name), "height": height, "width": width}
         stem = _stem(name)
@@ -41,7 +41,7 @@ def write_semantic_folders(job: Job) -> None:
     if void != VOID:
         job.notes[f"classes do not fit below 255: read them with data.ignore_label={void}"] = len(table)
     for record, name in job.each(f"images/{job.part}"):
-        found = _found(record, _counted(record, job))
+        found = _found(record, job.regions(record))
         write_semantic(found, table, job.out / "annotations" / job.part, _stem(name), void)
     write_json(job.out / "classes.json", coco_categories(table), indent=None)
 
@@ -56,13 +56,6 @@ def index_table(table: list[ClassInfo]) -> tuple[list[ClassInfo], int]:
 
 def _stem(name: PurePosixPath) -> str:
     return str(name.with_suffix(""))
-
-
-def _counted(record: Record, job: Job) -> Regions:
-    regions = read_regions(record, job.task)
-    for segment in regions.segments:
-        job.counts["crowds" if segment.is_crowd else "objects"] += 1
-    return regions
 
 
 def _found(record: Record, regions: Regions) -> Predictions:

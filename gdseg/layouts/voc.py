@@ -10,7 +10,7 @@ from gdseg.data.rle import annotation_mask
 from gdseg.data.voc import BACKGROUND_NAMES, CLASSES, LISTS, OBJECTS, palette_colour
 from gdseg.errors import DataError
 from gdseg.files import write_atomic
-from gdseg.layouts.job import Job, size_of
+from gdseg.layouts.job import Job, flat, size_of
 from gdseg.structures import Record
 from gdseg.writers import save_picture
 
@@ -33,7 +33,7 @@ def write_voc(job: Job) -> None:
         what = f"VOC holds 254 classes of distinct plain names, not {len(names)}, as {(bad or names)[:5]}"
         raise DataError(what, job.out, "rename or merge classes")
     listed = []
-    for record, name in job.each("JPEGImages", flat=True):
+    for record, name in job.each("JPEGImages", flat):
         listed.append(name.stem)
         classes, objects = _maps(record, job)
         save_picture(_picture(classes), job.out / CLASSES / f"{name.stem}.png")

@@ -408,6 +408,27 @@ def test_the_command(source: Path, tmp_path: Path) -> None:
         assert isinstance(result.exception, UsageError)
 
 
+def test_cityscapes_of_its_own_classes(scenes: Path, tmp_path: Path) -> None:
+    """Void, a group, objects of one class, stuff: values by hand, and there and back."""
+    with pytest.raises(DataError, match=r"classes are none of Cityscapes'"):
+        convert(Data(root=str(scenes), format="coco_panoptic"), tmp_path / "no", "cityscapes")
+    ids = np.array([[0, 7, 26000, 26001, 26, 24007]] * 2, dtype=np.uint16)
+    root = tmp_path / "one"
+    for folder in ("leftImg8bit/train/a", "gtFine/train/a", "leftImg8bit/train/b", "gtFine/train/b"):
+        (root / folder).mkdir(parents=True)
+    for city in "ab":
+        Image.new("RGB", (6, 2)).save(root / "leftImg8bit/train" / city / f"{city}_1_leftImg8bit.png")
+        Image.fromarray(ids).save(root / "gtFine/train" / city / f"{city}_1_gtFine_instanceIds.png")
+    convert(Data(root=str(root)), tmp_path / "coco", "coco_panoptic")
+    convert(Data(root=str(tmp_path / "coco")), tmp_path / "two", "cityscapes")
+    found = tmp_path / "two" / "gtFine" / "train" / "b" / "b_1_gtFine_instanceIds.png"
+    assert np.array(Image.open(found)).tolist() == [[0, 7, 26000, 26001, 26, 24000]] * 2  # numbered from 0
+    labels = np.array(Image.open(str(found).replace("instanceIds", "labelIds")))
+    assert labels.tolist() == [[0, 7, 26, 26, 26, 24]] * 2
+    for task in ("panoptic", "instance", "semantic"):
+        assert regions(opened(tmp_path / "two", task), task) == regions(opened(root, task), task)
+
+
 def test_the_real_samples(shared_dir: Path, tmp_path: Path) -> None:
     """COCO (one image), Cityscapes and ADE20K there and back; pictures of them were looked at."""
     data = shared_dir / "data"
@@ -419,6 +440,7 @@ def test_the_real_samples(shared_dir: Path, tmp_path: Path) -> None:
         shutil.copytree(data / "ade20k_sceneparsing_sample" / kind, tmp_path / "ade" / kind / "validation")
     for name, to, task in (
         ("city", "coco_panoptic", "panoptic"),
+        ("city", "cityscapes", "panoptic"),
         ("city", "semantic", "semantic"),
         ("ade", "semantic", "semantic"),
     ):
