@@ -6,7 +6,8 @@ also joins what merely overlaps a large one. As empanada (BSD-3) does with slice
 partner by IoU comes first, and pieces that have none join what covers them. The rest is ours:
 
 - the surest prediction goes first and takes its partners tile by tile, so a doubtful mask that spreads over
-  several sure ones finds them taken; a much less sure piece is dropped and changes no mask;
+  several sure ones finds them taken; what agrees but is much less sure is dropped and changes no mask;
+- a fragment that another tile sees all of, and beyond the border that cuts it, is that tile's to tell;
 - a view that its tile's border does not cut stands for the object, whatever fragments other tiles show of it;
   only where all views are cut is the object their union.
 
@@ -27,7 +28,7 @@ from gdseg.infer.tiles import Rle, Size, Tile, in_image, window_of
 from gdseg.structures import Predictions
 
 _SAME = 0.5  # IoU, and share of a piece that is covered, above which two masks agree
-_SURE = 0.5  # a piece with less than this share of the best score is dropped: it joins nothing
+_SURE = 1 / 3  # what agrees but has less than this share of the best score is dropped, it changes no mask
 CELL = 4  # pixels a side of what a network's masks are made of, where a tile keeps its size
 
 
@@ -53,6 +54,18 @@ class View:
             or (tile.bottom < other.bottom and y1 > tile.bottom - cell)
         )
 
+    def told_better_by(self, other: Tile) -> bool:
+        """Whether another tile sees all of what this tile shows, and beyond the border that cuts it here."""
+        height, width = other.image
+        rows = _inside(self.span[1::2], other.top, other.bottom, height, self.cell)
+        columns = _inside(self.span[0::2], other.left, other.right, width, self.cell)
+        return rows and columns and self.cut_inside(other)
+
+
+def _inside(span: Sequence[float], first: int, end: int, limit: int, margin: int) -> bool:
+    """Whether a span lies within first .. end and does not come near an end that is not the image's own."""
+    return span[0] >= first + margin * (first > 0) and span[1] <= end - margin * (end < limit)
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -75,6 +88,7 @@ def join_instances(
     """
     order = sorted(range(len(tiles)), key=lambda i: tiles[i])
     views = [view for i in order for view in _views(tiles[i], found[i], cell)]
+    views = [view for view in views if not any(view.told_better_by(tile) for tile in tiles)]
     edges = _edges([tiles[i] for i in order], views)
     clusters = [[views[i] for i in cluster] for cluster in _clusters(views, edges)]
     clusters.sort(key=lambda cluster: -cluster[0].score)
@@ -168,8 +182,7 @@ def _clusters(views: Sequence[View], edges: Edges) -> list[list[int]]:
                 partners = _partners(cluster, there, views, taken)
                 taken.update(partner.other for partner in partners)
                 least = _SURE * views[seed].score
-                sure = (p for p in partners if p.iou > _SAME or views[p.other].score >= least)
-                cluster += [partner.other for partner in sure]
+                cluster += [p.other for p in partners if views[p.other].score >= least]
         clusters.append(cluster)
     return clusters
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from known_scene import Scene, found_objects, predictions
+from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from gdseg.infer.join import join_instances
@@ -29,7 +30,7 @@ def join(left: list[tuple[np.ndarray, float]], right: list[tuple[np.ndarray, flo
     """Masks of the image with scores as what the two tiles predict."""
     found = [
         predictions(
-            tile.cut(torch.from_numpy(np.stack([m for m, _ in side]))).numpy(),
+            tile.cut(torch.from_numpy(np.array([m for m, _ in side]).reshape(-1, *SIZE))).numpy(),
             [0] * len(side),
             [s for _, s in side],
         )
@@ -65,10 +66,20 @@ def test_random_scenes_in_any_order_of_tiles(seed: int) -> None:
 
 
 def test_a_complete_view_stands_whatever_a_fragment_says() -> None:
-    whole, spilled = block(30, 50), block(40, 50, 8, 40)
+    whole, spilled = block(30, 50), block(40, 57)
     found = join([(whole, 0.8)], [(spilled, 0.9)])
     assert found_objects(found) == [(0, whole.tobytes())]
     assert found.scores.tolist() == pytest.approx([0.9])
+
+
+def test_a_fragment_that_another_tile_sees_all_of_is_not_asked() -> None:
+    whole, spilled = block(30, 45), block(40, 50, 8, 50)  # little in common, and a high score
+    found = join([(whole, 0.8)], [(spilled, 0.99)])
+    assert found_objects(found) == [(0, whole.tobytes())]
+    at_the_end = join(
+        [], [(spilled, 0.99), (block(40, 60), 0.9)]
+    )  # the left border cuts this one too: it stays
+    assert found_objects(at_the_end) == [(0, block(40, 60).tobytes())]
 
 
 def test_views_that_are_both_cut_make_their_union() -> None:
@@ -175,3 +186,51 @@ def test_overlapping_things_are_resolved_by_score() -> None:
     assert (kept.panoptic == 1).numpy().tobytes() == sure.tobytes()
     assert (kept.panoptic == 2).numpy().tobytes() == (unsure & block(40, 100) & ~sure).tobytes()
     assert [s["label"] for s in panoptic.finish(0.8).segments or []] == [0], "it keeps 12 of 22 columns"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_object_once_where_masks_are_coarse_and_shaky(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size, masks = (300, 400), list[np.ndarray]()
+    ys, xs = np.mgrid[: size[0], : size[1]]
+    taken = np.zeros(size, dtype=bool)
+    while len(masks) < 40:  # discs of radius 12 to 60, some larger than a tile, that may touch
+        y, x, radius = (
+            rng.uniform(0, size[0]),
+            rng.uniform(0, size[1]),
+            np.exp(rng.uniform(np.log(12), np.log(60))),
+        )
+        disc = np.hypot(ys - y, xs - x) <= radius
+        if not (disc & taken).any() and disc.sum() > 300:
+            masks.append(disc)
+            taken |= disc
+    tiles = [tile for row in layout(size, 100, 20) for tile in row]
+    found = [_shaky(tile.cut(torch.from_numpy(np.stack(masks))).numpy(), rng) for tile in tiles]
+    joined = join_instances(tiles, found, size).filter(0.3)
+    truth = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    iou = coco_mask.iou(joined.rles, truth, [0] * len(truth))
+    assert len(joined) == len(masks)
+    assert (iou.max(0) > 0.55).all()
+    assert sorted(iou.argmax(1).tolist()) == list(range(len(masks)))
+
+
+def _shaky(masks: np.ndarray, rng: np.random.Generator) -> Predictions:
+    """What a network might make of true masks [N, h, w]: cells of four pixels, borders off by one, misses, junk."""
+    seen, scores = [], []
+    for mask in masks:
+        full = np.kron(mask[2::4, 2::4], np.ones((4, 4), dtype=bool))[: mask.shape[0], : mask.shape[1]]
+        change = rng.integers(3)
+        if change:
+            shift = ndimage.binary_dilation if change == 1 else ndimage.binary_erosion
+            full = shift(full, iterations=2, border_value=change - 1)
+        sliver = mask.sum() < 100
+        if mask.any() and full.any() and not (sliver and rng.random() < 0.5):
+            seen.append(full)
+            scores.append(rng.uniform(0.3, 0.6) if sliver else rng.uniform(0.6, 1.0))
+    for _ in range(5):
+        y, x, h, w = rng.integers(5, 90, 4)
+        junk = np.zeros(masks.shape[1:], dtype=bool)
+        junk[y : y + h, x : x + w] = True
+        seen.append(junk)
+        scores.append(rng.uniform(0.01, 0.1))
+    return predictions(np.stack(seen), [0] * len(seen), scores)
