@@ -251,6 +251,7 @@ class Distill:
     repeat_threshold: float | None = key(None, "labelled images of distill: as data.repeat_threshold; null: the same", low=0.0)
     unlabelled_weight: float = key(2.0, "weight of the unlabelled loss", low=0.0)
     unlabelled_ramp_steps: int = key(0, "the weight of the unlabelled loss rises to unlabelled_weight over these first steps (arXiv 1703.01780 §3.2)", low=0)
+    background_weight: float = key(1.0, "unlabelled images: weight of the class loss where there is no pseudo-label; less than 1 where the teacher misses objects, which are then no firm background (after Soft Teacher, arXiv 2106.09018 §3.2)", low=0.0)
     final_steps: int = key(0, "the last steps train on labels alone, which wash out what pseudo-labels got wrong", low=0)
     teacher_flip: bool = key(False, "the teacher also looks at the mirrored image; what it finds in both is averaged, what in one alone scores half")
     score: str = key("class", "what the thresholds are compared with: class (score, as in the paper), or class_mask (times the mean mask probability)", choices=["class", "class_mask"])

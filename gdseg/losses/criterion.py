@@ -53,13 +53,15 @@ class Criterion:
         image_ids: Sequence[object] | None = None,
         draws: Draws | None = None,
         count: int | None = None,
+        background: float = 1.0,
     ) -> dict[str, Tensor]:
         """Weighted loss terms, float32 scalars, whose sum is the loss.
 
-        `class`, `mask`, `dice`, `box`, `giou` of the final layer, `<term>_<layer>` of the others,
-        and `<term>_dn`, `<term>_<layer>_dn` of denoising. `count`: the number of targets to divide by
-        when these are part of a larger batch (None: those given). Raises DivergedError, naming image and
-        layer, when a matching cost is NaN or infinite.
+        `class`, `mask`, `dice`, `box`, `giou` of the final layer, `<term>_<layer>` of the others, and
+        `<term>_dn`, `<term>_<layer>_dn` of denoising. `count`: the number of targets to divide by when these
+        are part of a larger batch (None: those given). `background`: weight of the class loss of unmatched
+        queries, where labels miss objects. Raises DivergedError, naming image and layer, when a matching
+        cost is NaN or infinite.
         """
         device = outputs.final.logits.device
         with torch.autocast(device.type, enabled=False):
@@ -68,7 +70,7 @@ class Criterion:
             pairs = match(layers, truth, self.recipe, draws, image_ids or range(len(targets)))
             number = torch.tensor(float(max(len(truth.labels) if count is None else count, 1)), device=device)
             counted = self._counted(layers, truth, pairs) if truth.has_ignore else None
-            losses = self._losses(layers, truth, pairs, number, draws, counted)
+            losses = self._losses(layers, truth, pairs, number, draws, counted, background)
             if outputs.denoising is not None:
                 noised = self._denoised_layers(outputs.denoising.layers)
                 columns = denoising_pairs(outputs.denoising, truth.counts, len(noised.names))
@@ -95,11 +97,13 @@ class Criterion:
         number: Tensor,
         draws: Draws,
         counted: Tensor | None = None,
+        background: float = 1.0,
     ) -> dict[str, Tensor]:
         """All terms of all layers; `number` is the official normaliser, [] float32."""
         loss = self.recipe.loss
         weights_LR = truth.weights[pairs.flat]
-        values_L = {"class": loss.class_weight * self._class_loss(layers, truth, pairs, number, counted)}
+        class_L = self._class_loss(layers, truth, pairs, number, counted, background)
+        values_L = {"class": loss.class_weight * class_L}
         if layers.masks:
             entropy_LR, dice_LR = self._mask_losses(layers, truth, pairs, draws)
             values_L["mask"] = loss.mask_weight * (entropy_LR * weights_LR).sum(1) / number
@@ -117,7 +121,13 @@ class Criterion:
         }
 
     def _class_loss(
-        self, layers: Layers, truth: Truth, pairs: Pairs, number: Tensor, counted_LBQ: Tensor | None
+        self,
+        layers: Layers,
+        truth: Truth,
+        pairs: Pairs,
+        number: Tensor,
+        counted_LBQ: Tensor | None,
+        background: float,
     ) -> Tensor:
         """Focal sum / number, or cross-entropy averaged with the weight of no-object: float32 [L]."""
         logits_LBQK, loss = layers.logits, self.recipe.loss
@@ -125,7 +135,7 @@ class Criterion:
         place = (torch.arange(L, device=logits_LBQK.device)[:, None], pairs.images, pairs.queries)
         classes_LBQ = torch.full((L, B, Q), self.num_classes, device=logits_LBQK.device)
         classes_LBQ[place] = truth.labels[pairs.flat]
-        weights_LBQ = torch.ones(L, B, Q, device=logits_LBQK.device)
+        weights_LBQ = torch.full((L, B, Q), background, device=logits_LBQK.device)
         weights_LBQ[place] = truth.weights[pairs.flat]
         if counted_LBQ is not None:
             weights_LBQ = weights_LBQ * counted_LBQ

@@ -33,7 +33,7 @@ class Part:
 
     `suffix` marks the names of its losses ("" or "_unlabelled"); `denoise`: also train Mask DINO's
     denoising queries on these targets. `count` targets (None: its own) divide the losses and `share`
-    is its part of the images, both for a chunk of a larger part.
+    is its part of the images, both for a chunk of a larger part. `background` weighs what has no target.
     """
 
     images: Tensor
@@ -45,6 +45,7 @@ class Part:
     denoise: bool = True
     count: int | None = None
     share: float = 1.0
+    background: float = 1.0
 
     def chunks(self, count: int) -> list[Part]:
         """The part cut into `count` smaller ones, whose losses sum to this one's."""
@@ -74,7 +75,8 @@ def unlabelled_part(batch: Batch, pseudo: list[Targets], rule: Distill, share: f
     """The strong views of an unlabelled batch with pseudo-labels; `share` of the weight is in force."""
     strong = batch.images if batch.strong is None else batch.strong
     weight = rule.unlabelled_weight * share
-    return Part(strong, batch.sizes, pseudo, batch.image_ids, weight, "_unlabelled", rule.denoising)
+    part = Part(strong, batch.sizes, pseudo, batch.image_ids, weight, "_unlabelled", rule.denoising)
+    return replace(part, background=rule.background_weight)
 
 
 class Learner:
@@ -133,7 +135,10 @@ class Learner:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32):
             outputs = self.model(part.images, part.sizes, part.targets if part.denoise else None)
             extra = {} if self.features is None else {"features": self.features(part.images, part.sizes)}
-        losses = {**self.criterion(outputs, part.targets, part.image_ids, count=part.count), **extra}
+        found = self.criterion(
+            outputs, part.targets, part.image_ids, count=part.count, background=part.background
+        )
+        losses = {**found, **extra}
         check_finite(losses, part.image_ids)
         losses = {
             name: value * part.weight * (part.share if self._is_mean(name) else 1)

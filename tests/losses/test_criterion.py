@@ -181,6 +181,27 @@ def test_a_weight_multiplies_the_losses_of_its_instance():
     assert (found.final.logits.grad[0].abs().sum(-1) == 0).sum() == 1  # the matched query rests
 
 
+@pytest.mark.parametrize("kind", ["maskdino", "mask2former"])
+def test_what_has_no_target_may_weigh_less(kind):
+    """The class loss is that of the matched query plus `background` times that of the others."""
+    made = recipe(kind)
+    gradients = []
+    for background in (1.0, 0.25, 0.0):
+        found = sure_outputs(made, torch.full((Q - 1, 8, 8), -9.0))
+        torch.manual_seed(0)
+        losses = Criterion(made, CLASSES)(found, [one_target()], background=background)
+        losses["class"].backward()
+        gradients.append(found.final.logits.grad[0])
+        others = {k: v.item() for k, v in losses.items() if k != "class"}
+        assert others == pytest.approx(
+            {k: v.item() for k, v in run(made, found, [one_target()]).items() if k in others}
+        )
+    torch.testing.assert_close(gradients[1][0], gradients[0][0])
+    torch.testing.assert_close(gradients[1][1:], 0.25 * gradients[0][1:])
+    assert gradients[0][1:].abs().sum() > 0
+    assert gradients[2][1:].eq(0).all()
+
+
 def test_only_things_have_box_losses_where_asked():
     made = recipe(box_things_only=True)
     found = outputs(made)

@@ -201,10 +201,12 @@ def test_the_weight_of_the_unlabelled_loss_rises(tiny_recipe, tmp_path, teacher,
 
     def stepping(self, number, parts):
         weights.append([part.weight for part in parts])
+        assert [part.background for part in parts] == [1.0, 0.5][: len(parts)]
         return step(self, number, parts)
 
     monkeypatch.setattr(Learner, "step", stepping)
     changes = ["distill.unlabelled_ramp_steps=4", "distill.unlabelled_weight=2", "distill.final_steps=1"]
+    changes += ["distill.background_weight=0.5"]
     distill(tiny_recipe("maskdino", *changes), tmp_path / "run", teacher, CPU, quiet=True)
     assert weights == [[1, 0.5], [1, 1.0], [1, 1.5], [1, 2.0], [1, 2.0], [1]]
 
