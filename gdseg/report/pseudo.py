@@ -108,8 +108,8 @@ def _blocks(run: Run, reviewers: dict[str, Reviewer], cards: list[Card], images:
     blocks.append(Figures(list(_figures(run, reviewers))))
     blocks.append(_class_table(run, reviewers[last], last))
     legend = list(zip(reviewers[last].predictor.classes[:40], range(40), strict=False))
-    beside = " beside the truth" if judged else ""
-    title = f"By the {last}{beside}: kept filled, ignored dashed, dropped dotted; numbers are class scores"
+    title = f"{'Truth, and pseudo-labels' if judged else 'Pseudo-labels'} by the {last}"
+    title += ": kept filled, ignored dashed, dropped dotted; numbers are class scores"
     return [*blocks, Gallery(title, cards, legend)]
 
 
@@ -187,9 +187,9 @@ def _class_table(run: Run, reviewer: Reviewer, name: str) -> Table:
         if by_rule.judged:
             row += [_bar(by_rule.tallies[0].precision([label])), _bar(by_rule.tallies[0].recall([label]))]
         rows.append(row)
-    header = ["class", "by hand, an image", "pseudo, an image"]
-    header += ["precision, %", "recall, %"] if by_rule.judged else []
-    return Table(f"Classes of the pseudo-labels by the {name}", header, rows)
+    header = ["class", "by hand", "pseudo", *(["precision", "recall"] if by_rule.judged else [])]
+    quality = ", precision and recall in %" if by_rule.judged else ""
+    return Table(f"Labels an image by hand, and pseudo-labels by the {name}{quality}", header, rows)
 
 
 def _bar(value: float) -> Cell:
@@ -201,12 +201,13 @@ def _card(image: Sample, pixels: Pixels, fate: Fate, run: Run) -> Card:
     rule = run.recipe.distill
     faint = fate.dropped.filter((rule.ignore_threshold or rule.class_threshold) / 2)
     name = image.record.path.name
-    pictures = [picture(pixels, fate.kept, f"pseudo-labels of {name}", fate.ignored, faint)]
+    pictures = []
     if image.truth is not None:
         drawn = with_masks(image.truth, run.recipe.task)
         names = fate.kept.names
         crowds = truth_predictions(drawn, names, crowds=True)
         pictures.append(picture(pixels, truth_predictions(drawn, names), f"truth of {name}", crowds))
+    pictures.append(picture(pixels, fate.kept, f"pseudo-labels of {name}", fate.ignored, faint))
     lines = [
         ("kept", _tags(fate.kept, fate.right)),
         ("ignored", _tags(fate.ignored)),

@@ -137,7 +137,7 @@ def resources(run: Run) -> Section:
     facts = [
         ("time", _duration(sum(seconds)) if seconds else None),
         ("sittings", len(seconds) if len(seconds) > 1 else None),
-        ("steps", f"{steps:g}" if steps else None),
+        ("steps done", _steps(run, steps) if steps else None),
         ("time a step", f"{sum(seconds) / steps:.2f} s, evaluations included" if seconds and steps else None),
         ("images a second", f"{speed[-1]:.1f}" if speed else None),
         ("most memory of the process", _memory(run, "peak_rss_mib")),
@@ -149,6 +149,13 @@ def resources(run: Run) -> Section:
             "Time and memory", [Facts(rows), Text("The run has not ended yet, or was killed.", "note")]
         )
     return Section("Time and memory", [Facts(rows)])
+
+
+def _steps(run: Run, done: float) -> str:
+    if run.recipe is None:
+        return f"{done:g}"
+    distills = run.about.get("verb") == "distill"
+    return f"{done:g} of {run.recipe.distill.steps if distills else run.recipe.train.steps}"
 
 
 def _memory(run: Run, key: str) -> str | None:
