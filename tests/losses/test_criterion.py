@@ -73,6 +73,16 @@ def test_names_are_the_terms_of_each_layer(kind):
 
 
 @pytest.mark.parametrize("kind", ["maskdino", "mask2former"])
+def test_an_empty_image_is_a_true_negative(kind):
+    """Every class of every query is pushed down, no-object up; an unknown image would teach nothing."""
+    found = outputs(recipe(kind))
+    run(recipe(kind), found, [Targets.empty(16, 16)])["class"].backward()
+    grad = found.final.logits.grad
+    assert (grad[..., :CLASSES] > 0).all()
+    assert (grad[..., CLASSES:] < 0).all()
+
+
+@pytest.mark.parametrize("kind", ["maskdino", "mask2former"])
 def test_a_batch_without_targets_has_zero_mask_losses_in_the_graph(kind):
     made = recipe(kind)
     found = outputs(made, images=2)
