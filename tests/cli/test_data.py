@@ -117,6 +117,63 @@ def test_split_writes_the_ids(made: Path, tmp_path: Path) -> None:
     assert (split["ratio"], split["seed"]) == (0.25, 2)
 
 
+def test_a_split_by_count_is_read_and_counted(made: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "split.json")
+    result = run("split", str(made), "--count", "3", "--out", path)
+    assert "labelled: 3 of 20 training images" in result.output
+    shown = run("split", str(made), "--from", path)
+    assert shown.exit_code == 0
+    assert shown.stdout.split("sha256")[1][:13] == result.stdout.split("sha256")[1][:13]
+    document = json.loads(run("split", str(made), "--from", path, "--json").stdout)
+    truth = json.loads((made / "annotations" / "instances_train.json").read_text())
+    names = {c["id"]: c["name"] for c in truth["categories"]}
+    for name, counts in document["classes"].items():
+        objects = [a for a in truth["annotations"] if not a["iscrowd"]]
+        own = [a["image_id"] for a in objects if names[a["category_id"]] == name]
+        labelled = [i for i in own if i in document["ids"]]
+        assert list(counts.values()) == [len(labelled), len(set(labelled)), len(own), len(set(own))]
+    without = [name for name, counts in document["classes"].items() if not counts["objects"]]
+    assert without
+    assert f"warning: {len(without)} classes have no labelled object: {', '.join(without)}" in result.stderr
+    best = run("split", str(made), "--count", "8", "--stratify", "--out", str(tmp_path / "best.json"))
+    assert "have no labelled object" not in best.output
+    assert json.loads((tmp_path / "best.json").read_text())["stratified"] is True
+
+
+def test_a_validation_part_is_set_apart(made: Path, tmp_path: Path) -> None:
+    """One folder of labels without val becomes a data set that opens as it is."""
+    folder = shutil.copytree(made, tmp_path / "set")
+    (folder / "annotations" / "instances_train.json").rename(folder / "mine.json")
+    shutil.rmtree(folder / "val")
+    keys = ("data.train=mine.json", "data.train_images=train")
+    result = run("split", str(folder), *keys, "--val-share", "0.25", "--out", str(tmp_path / "both"))
+    assert result.exit_code == 0, result.exception
+    assert "validation: 5 of 20 training images" in result.output
+    report = json.loads(run("inspect", str(tmp_path / "both"), "--json").stdout)
+    assert {part: counts["images"] for part, counts in report["parts"].items()} == {"train": 15, "val": 5}
+    assert report["faults"] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--ratio", "0.5", "--count", "3"),
+        ("--ratio", "0.5", "--entry", "5.0/1"),
+        ("--from", "split.json", "--stratify"),
+        ("--val-share", "1"),
+    ],
+)
+def test_wrong_use_of_split(made: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    result = run("split", str(made), *words, "--out", str(tmp_path / "out"))
+    assert isinstance(result.exception, UsageError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_split_needs_a_place_to_write(made: Path) -> None:
+    assert isinstance(run("split", str(made), "--ratio", "0.5").exception, UsageError)
+
+
 @pytest.mark.parametrize(("ratio", "kind"), [("0", UsageError), ("1.5", UsageError), ("0.001", DataError)])
 def test_bad_ratios(made: Path, tmp_path: Path, ratio: str, kind: type) -> None:
     result = run("split", str(made), "--ratio", ratio, "--out", str(tmp_path / "split.json"))
