@@ -124,7 +124,7 @@ def command(
             what = "--pred scores a file, a checkpoint, --role, tiles or views have no part in it"
             raise UsageError(what, "--pred", "leave it away")
         sources = {"results": pred if len(pred) > 1 else pred[0]}
-        scores = {"results": _score_files(pred, data, overrides, how)}
+        scores = {"results": _score_files(pred, data, overrides, how, quiet=quiet)}
         target = out or pred[0].with_suffix(".eval.json")
     else:
         sources = files = networks(given, role)
@@ -222,7 +222,9 @@ def _score_network(
         return evaluate(network.model, dataset, recipe, chosen, batch_size, tell, **how)
 
 
-def _score_files(preds: list[Path], data: str | None, overrides: list[str], how: dict[str, Any]) -> Scores:
+def _score_files(
+    preds: list[Path], data: str | None, overrides: list[str], how: dict[str, Any], *, quiet: bool
+) -> Scores:
     from gdseg.data.dataset import open_dataset
     from gdseg.eval.maps import score_maps
     from gdseg.eval.maps_file import read_panoptic, read_semantic, task_of
@@ -247,6 +249,11 @@ def _score_files(preds: list[Path], data: str | None, overrides: list[str], how:
         maps = chain.from_iterable(read(pred, dataset) for pred in preds)
         return score_maps(maps, dataset, task, boundary=how["boundary"])
     results = read_all_results(preds, dataset.val, dataset.category_ids)
+    missing = {record.image_id for record in dataset.val} - {result["image_id"] for result in results}
+    if missing and not quiet:  # it may be right: nothing was found in them
+        first = next(record.image_id for record in dataset.val if record.image_id in missing)
+        text = f"note: no result in {len(missing)} of {len(dataset.val)} images; first: image {first}"
+        err.print(text + "; results in several files need --pred for each", soft_wrap=True)
     return score_instances(dataset, results, settled(recipe.postprocess.max_detections), **how)
 
 

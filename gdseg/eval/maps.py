@@ -46,10 +46,10 @@ def found_map(found: Predictions) -> FoundMap:
 
 
 def score_maps(found: Iterable[FoundMap], dataset: Dataset, task: str, *, boundary: bool = False) -> Scores:
-    """Scores of the maps of `dataset.val`'s images; an image without a map has nothing found in it.
+    """Scores of the maps of `dataset.val`'s images.
 
     boundary: Boundary PQ or the boundary IoU of classes too. Raises DataError for a map of an image that is
-    not there, given twice, or of another size.
+    not there, given twice, or of another size, and for images without a map.
     """
     records = {record.image_id: record for record in dataset.val}
     total: _Panoptic | _Semantic = (_Panoptic if task == "panoptic" else _Semantic)(dataset, boundary)
@@ -63,9 +63,11 @@ def score_maps(found: Iterable[FoundMap], dataset: Dataset, task: str, *, bounda
             what = f"the map has the size {each.values.shape}, its image {truth.place.shape}"
             raise DataError(what, f"image {each.image_id}", "maps must have their images' size")
         total.add(truth, each)
-    for record in records.values():
-        truth = read_regions(record, task)
-        total.add(truth, FoundMap(record.image_id, np.full(truth.place.shape, -1)))
+    if records:
+        what = f"{len(records)} of {len(dataset.val)} images have no map; first: image {next(iter(records))}"
+        raise DataError(
+            what, dataset.root, "give all files, each with --pred; of nothing found, an empty map"
+        )
     return total.scores()
 
 

@@ -91,6 +91,10 @@ def test_files_of_several_processes_and_boundary_ap(gdseg: Gdseg, small_data: Pa
     assert document["areas"] == [1024, 9216]
     assert document["metrics"]["mask_ap"] == document["metrics"]["boundary_ap"] == pytest.approx(1)
     assert document["metrics"]["mask_ap_large"] is None
+    assert "note: no result" not in result.stderr
+    some = gdseg("eval", *files[:2], "--data", small_data)
+    assert "note: no result in 2 of 3 images; first: image 11" in some.stderr
+    assert "note" not in gdseg("eval", *files[:2], "--data", small_data, "-q").stderr
     error = gdseg("eval", *files, "--pred", "1.json", "--data", small_data).exception
     assert isinstance(error, DataError)
     assert "has results in 1.json too" in str(error)
@@ -111,6 +115,9 @@ def test_maps_of_several_processes(gdseg: Gdseg, tmp_path: Path, task: str) -> N
     error = gdseg("eval", *files, "--pred", parts[0], "--data", "D").exception
     assert isinstance(error, DataError)
     assert "two maps" in str(error)
+    error = gdseg("eval", *files[:2], "--data", "D").exception
+    assert isinstance(error, DataError)
+    assert "of 4 images have no map" in str(error)
 
 
 def test_a_truth_without_images_is_enough(gdseg: Gdseg, small_data: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
-"""Generated cases for LVIS AP, Cityscapes AP and iIoU, and the figures that the official packages gave for them.
+"""Generated cases for LVIS AP, Cityscapes AP and iIoU, and PQ, and the figures official packages gave for them.
 
 Cases follow from seeds through numpy's frozen RandomState; `official.json` holds figures only. It was written by
 
-    pip install --no-deps --target SITE lvis==0.5.3 cityscapesscripts==2.3.0
+    pip install --no-deps --target SITE lvis==0.5.3 cityscapesscripts==2.3.0 panopticapi-lite==0.2.0
     PYTHONPATH=SITE python tests/eval/official_cases.py
 
 with numpy 2.4. lvis (BSD-2) needs `np.float` and an empty module cv2, cityscapesscripts (MIT) `np.in1d` and an
 empty module for each of its unused imports, and neither may write its json: `_shims` gives them all that.
+panopticapi-lite is panopticapi (BSD-2) as PyPI has it; it needs nothing.
 """
 
 import copy
@@ -22,6 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from gdseg.data.cityscapes import CLASSES
+from gdseg.data.label_maps import rgb_of
 from gdseg.data.rle import to_rle
 
 FILE = Path(__file__).with_name("official.json")
@@ -123,6 +125,53 @@ def cityscapes_case(
     return maps, results, found
 
 
+PANOPTIC = [{"id": 3 * c + 1, "name": f"c{c}", "isthing": int(c < 4)} for c in range(7)]
+
+
+def panoptic_case(
+    seed: int,
+) -> list[tuple[np.ndarray, list[dict[str, Any]], np.ndarray, list[dict[str, Any]]]]:
+    """Images as true ids and segments, found ids and segments: void on both sides, several crowds of a class,
+    segments of a wrong class, moved and on void; the last class is nowhere, with seed 0 one is found only."""
+    draw, images = np.random.RandomState(seed), []
+    for _ in range(4):
+        cells = np.kron(draw.randint(0, 14, (5, 7)), np.ones((9, 8), int))
+        ids, found = np.zeros_like(cells), np.zeros_like(cells)
+        truth, guesses = [], []
+        for cell in np.unique(cells)[1:].tolist():
+            category, mask = PANOPTIC[draw.randint(6 - (seed == 0))], cells == cell
+            if any(segment["category_id"] == category["id"] for segment in truth) and not category["isthing"]:
+                category = PANOPTIC[draw.randint(4)]  # the format has one segment of a class of stuff
+            segment = {"id": 300 * cell + 5, "category_id": category["id"]}
+            crowd = int(bool(category["isthing"]) and draw.rand() < 0.25)
+            if draw.rand() < 0.85:  # else void
+                ids[mask] = segment["id"]
+                truth.append({**segment, "iscrowd": crowd, "area": int(mask.sum())})
+            moved = np.roll(mask, draw.randint(-2, 3, 2).tolist(), (0, 1)) if draw.rand() < 0.8 else mask
+            moved = moved & (draw.rand(*mask.shape) > draw.choice([0, 0.1, 0.45]))
+            if draw.rand() < 0.9 and moved.any():
+                found[moved] = cell
+                wrong = draw.rand() < 0.15
+                guesses.append(
+                    {"id": cell, "category_id": PANOPTIC[draw.randint(6)]["id"] if wrong else category["id"]}
+                )
+        guesses = [guess for guess in guesses if (found == guess["id"]).any()]
+        images.append((ids, truth, found, guesses))
+    return images
+
+
+def write_panoptic(case: list[Any], folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The PNGs in folder/true and folder/found; the annotations of both."""
+    sides: tuple[list[Any], list[Any]] = ([], [])
+    for number, (ids, truth, found, guesses) in enumerate(case, 1):
+        for side, name, values, segments in ((0, "true", ids, truth), (1, "found", found, guesses)):
+            (folder / name).mkdir(exist_ok=True)
+            Image.fromarray(rgb_of(values)).save(folder / name / f"{number}.png")
+            annotation = {"image_id": number, "file_name": f"{number}.png", "segments_info": segments}
+            sides[side].append(copy.deepcopy(annotation))
+    return sides
+
+
 def labels_of(ids: np.ndarray) -> np.ndarray:
     """labelIds of instanceIds."""
     return np.where(ids >= 1000, ids // 1000, ids)
@@ -196,11 +245,29 @@ def _cityscapes_figures(seed: int, folder: Path) -> dict[str, Any]:
     return json.loads(json.dumps(figures, default=float), parse_constant=lambda _: None)
 
 
+def _panoptic_figures(seed: int, folder: Path) -> dict[str, Any]:
+    from panopticapi.evaluation import pq_compute_single_core
+
+    truth, found = write_panoptic(panoptic_case(seed), folder)
+    categories = {c["id"]: c for c in PANOPTIC}
+    pairs = list(zip(truth, found, strict=True))
+    total = pq_compute_single_core(0, pairs, str(folder / "true"), str(folder / "found"), categories)
+    figures: dict[str, Any] = {}
+    for suffix, things in (("", None), ("_things", True), ("_stuff", False)):
+        average, _ = total.pq_average(categories, isthing=things)
+        figures |= {f"{name}{suffix}": average[name] for name in ("pq", "sq", "rq")}
+    counts = {c["name"]: total[c["id"]] for c in PANOPTIC}
+    figures["per_class"] = {name: [c.tp, c.fp, c.fn, float(c.iou)] for name, c in counts.items()}
+    return figures
+
+
 if __name__ == "__main__":
     _shims()
-    document: dict[str, Any] = {"lvis": [], "cityscapes": []}
+    document: dict[str, Any] = {"lvis": [], "cityscapes": [], "panoptic": []}
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             document["lvis"].append(_lvis_figures(seed, Path(folder)))
             document["cityscapes"].append(_cityscapes_figures(seed, Path(folder).resolve()))
+        with tempfile.TemporaryDirectory() as folder:
+            document["panoptic"].append(_panoptic_figures(seed, Path(folder)))
     FILE.write_text(json.dumps(document, indent=1) + "\n")

@@ -1,12 +1,19 @@
 """Panoptic quality: panopticapi's rules by hand, the deeplab2 pair's published value, properties."""
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from official_cases import FILE, PANOPTIC, SEEDS, panoptic_case, write_panoptic
 
+from gdseg.data.coco_panoptic import read_panoptic as read_truth
+from gdseg.data.dataset import Dataset
 from gdseg.data.label_maps import read_ids
+from gdseg.errors import DataError
+from gdseg.eval.maps import score_maps
+from gdseg.eval.maps_file import read_panoptic
 from gdseg.eval.panoptic import PanopticQuality, Truth
 
 PERSON, CAR, SKY = 0, 1, 2
@@ -130,6 +137,34 @@ def test_the_published_value(shared_dir: Path):
         assert metrics[name] == pytest.approx(published["team"][name.upper()], abs=2e-6)
     for label in range(3):
         assert list(counts(total, label)) == published["per_class_tp_fp_fn"]["team"][str(label + 1)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_equals_panopticapi(seed: int, tmp_path: Path):
+    """Crowds, void, wrong classes, from files to figures; predictions in one file or in several."""
+    official = json.loads(FILE.read_text())["panoptic"][seed]
+    truth, found = write_panoptic(panoptic_case(seed), tmp_path)
+    sizes = [{"id": n, "file_name": f"{n}.jpg", "height": 45, "width": 56} for n in range(1, len(truth) + 1)]
+    document = {"images": sizes, "categories": PANOPTIC}
+    (tmp_path / "true.json").write_text(json.dumps({**document, "annotations": truth}))
+    part = read_truth(tmp_path / "true.json", tmp_path, tmp_path / "true", "panoptic")
+    dataset = Dataset(tmp_path, [], part.records, part.classes, part.category_ids, table=part.table)
+    for cuts in ([0, 4], [0, 1, 3, 4]):
+        maps = []
+        for first, last in itertools.pairwise(cuts):
+            path = tmp_path / "found" / f"{first}.json"
+            path.write_text(json.dumps({**document, "annotations": found[first:last]}))
+            maps += list(read_panoptic(path, dataset))
+        scores = score_maps(maps, dataset, "panoptic")
+        expected = {name: value for name, value in official.items() if name != "per_class"}
+        assert scores.metrics == pytest.approx(expected, abs=1e-12)
+        for name, (*counted, iou) in official["per_class"].items():
+            ours = scores.per_class[name]
+            assert [ours[key] for key in ("true_positives", "false_positives", "false_negatives")] == counted
+            if counted[0]:
+                assert ours["sq"] * counted[0] == pytest.approx(iou, abs=1e-9)
+    with pytest.raises(DataError, match="1 of 4 images have no map; first: image 4"):
+        score_maps(maps[:3], dataset, "panoptic")
 
 
 def test_maps_of_different_sizes_are_refused():
