@@ -28,6 +28,7 @@ from gdseg.view.sheets import spread
 from gdseg.view.svg import inline_svg
 
 _TAGS = 8  # named below a picture, of each fate
+_CLASS_ROWS = 100
 _UNITS = {"instance": "objects", "panoptic": "segments", "semantic": "pixels"}
 
 
@@ -181,15 +182,21 @@ def _prior(run: Run) -> dict[int, float]:
 def _class_table(run: Run, reviewer: Reviewer, name: str) -> Table:
     prior, by_rule = _prior(run), reviewer.by_rule
     rows: list[list[str | Cell]] = []
-    for label, class_name in enumerate(reviewer.predictor.classes):
-        found = by_rule.found[0, label] / max(by_rule.images, 1)
-        row: list[str | Cell] = [Cell(class_name, label=label), f"{prior.get(label, 0):.2f}", f"{found:.2f}"]
+    names, found = reviewer.predictor.classes, by_rule.found[0] / max(by_rule.images, 1)
+    frequent = sorted(range(len(names)), key=lambda label: -prior.get(label, 0) - found[label])
+    shown = set(frequent[:_CLASS_ROWS])
+    for label, class_name in enumerate(names):
+        if label not in shown:
+            continue
+        row: list[str | Cell] = [Cell(class_name, label=label), f"{prior.get(label, 0):.2f}"]
+        row.append(f"{found[label]:.2f}")
         if by_rule.judged:
             row += [_bar(by_rule.tallies[0].precision([label])), _bar(by_rule.tallies[0].recall([label]))]
         rows.append(row)
     header = ["class", "by hand", "pseudo", *(["precision", "recall"] if by_rule.judged else [])]
     quality = ", precision and recall in %" if by_rule.judged else ""
-    return Table(f"Labels an image by hand, and pseudo-labels by the {name}{quality}", header, rows)
+    cut = f" (the {_CLASS_ROWS} most frequent of {len(names)} classes)" if len(shown) < len(names) else ""
+    return Table(f"Labels an image by hand, and pseudo-labels by the {name}{quality}{cut}", header, rows)
 
 
 def _bar(value: float) -> Cell:

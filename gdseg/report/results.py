@@ -50,12 +50,10 @@ def logged_results(run: Run) -> Section | None:
 def results(run: Run, limit: int, shown: int, device: torch.device, progress: Progress) -> Section | None:
     """Run the pretrained teacher and the run's best network over at most `limit` (0: all) validation images.
 
-    None where the data has none. Raises CheckpointError, DataError.
+    None where no network fits the data. Raises CheckpointError, DataError.
     """
     assert run.data is not None
     whole = run.data.dataset
-    if not whole.val:
-        return None
     chosen = spread(len(whole.val), limit or len(whole.val))
     dataset = replace(whole, val=[whole.val[i] for i in chosen])
     networks = _networks(run, device)

@@ -87,6 +87,10 @@ def _pseudo(run: Run, options: Options, runs: int, phase: Phase) -> Section | No
 
 
 def _results(run: Run, options: Options, runs: int, phase: Phase) -> Section | None:
+    assert run.data is not None
+    if not run.data.dataset.val:
+        run.notes.append("There are no validation images (data.val: none), and so no scores.")
+        return None
     device = resolve_device(options.device)
     with phase(f"{run.name}: validation image") as tell:
         try:
