@@ -11,10 +11,12 @@ import difflib
 from typing import Any
 
 import timm
+import torch
 from timm.layers.drop import DropPath
 from timm.layers.norm import LayerNorm2d
 from timm.models.resnet import Bottleneck
 from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -60,6 +62,9 @@ class Backbone(nn.Module):
             kind = NearestPyramid if options.pyramid == "nearest" else SimplePyramid
             self.pyramid = kind(widths[-1], strides[-1])
             widths = self.pyramid.widths
+            if kind is NearestPyramid and "dinov2" in options.name:
+                body: Any = self.body
+                body.model.__class__ = DinoTransformer
         self.channels: dict[str, int] = dict(zip(LEVELS, widths, strict=True))
         self.norms = nn.ModuleList(
             nn.LayerNorm(c) if self.channels_last else LayerNorm2d(c)
@@ -73,6 +78,11 @@ class Backbone(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.requires_grad_(False)
         self.train()
+
+    @property
+    def trains_as_one(self) -> bool:
+        """Whether, as officially, maps beside a plain ViT learn as slowly as it and its tokens decay."""
+        return isinstance(self.pyramid, NearestPyramid)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images [B, C, H, W], normalised, H and W multiples of 32."""
@@ -146,8 +156,9 @@ class SimplePyramid(nn.Module):
 class NearestPyramid(nn.Module):
     """Strides 4, 8, 16, 32 as official Guided Distillation has them: the ViT's last map, repeated.
 
-    From the facts of its weights and a description of its wrapper; its code was not read, so only shapes
-    and parameters are proven. A 1x1 convolution commutes with repeating pixels, so it goes first.
+    From the facts of its weights and a description of its wrapper; its code was not read, so what is around
+    the ViT is proven in shapes and parameters only. A 1x1 convolution commutes with repeating pixels, so it
+    goes first.
     """
 
     def __init__(self, width: int, patch: int) -> None:
@@ -180,6 +191,28 @@ class PaddedSwinBlock(SwinTransformerBlock):
         down, right = (-n % window for n, window in zip((height, width), self.window_size, strict=True))
         seen: Tensor = super()._attn(F.pad(x, (0, 0, 0, right, 0, down)))  # type: ignore[no-untyped-call]
         return seen[:, :height, :width]
+
+
+class DinoTransformer(VisionTransformer):
+    """A ViT whose position embeddings fit another grid as in DINOv2's own code (Apache-2.0), not as in timm.
+
+    Bicubic without antialiasing, from a grid that counts as a tenth of a patch larger than it is.
+    """
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """x [B, h, w, D] -> [B, 1 + h * w, D]."""
+        B, h, w, D = x.shape
+        whole: Any = self  # whose optional parts DINOv2 has
+        grid, positions = whole.patch_embed.grid_size, whole.pos_embed
+        if (h, w) != grid:
+            pixels = positions[:, 1:].float().transpose(1, 2).unflatten(2, grid)
+            scale = [(n + 0.1) / old for n, old in zip((h, w), grid, strict=True)]
+            resized = F.interpolate(pixels, scale_factor=scale, mode="bicubic")
+            resized = resized.flatten(2).transpose(1, 2).to(positions.dtype)
+            positions = torch.cat((positions[:, :1], resized), 1)
+        tokens = torch.cat((whole.cls_token.expand(B, -1, -1), x.reshape(B, h * w, D)), 1)
+        placed: Tensor = whole.pos_drop(tokens + positions)
+        return placed
 
 
 def _stride_in_1x1(body: nn.Module, name: str) -> None:

@@ -18,17 +18,14 @@ _NORMS = (
     nn.modules.instancenorm._InstanceNorm,
     nn.LocalResponseNorm,
 )
-_UNDECAYED_NAMES = (
-    "relative_position_bias_table",
-    "absolute_pos_embed",
-    "pos_embed",
-    "cls_token",
-    "reg_token",
-)
+_TABLES = ("relative_position_bias_table", "absolute_pos_embed")
+_TOKENS = ("pos_embed", "cls_token", "reg_token")
 
 
 def build_optimizer(model: nn.Module, train: Train) -> AdamW:
     """AdamW over the trainable parameters of `model`; each group carries `base_lr` for `set_lr`."""
+    as_one = bool(getattr(getattr(model, "backbone", None), "trains_as_one", False))
+    undecayed_names = _TABLES if as_one else (*_TABLES, *_TOKENS)
     members: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
@@ -36,9 +33,9 @@ def build_optimizer(model: nn.Module, train: Train) -> AdamW:
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            # the pyramid beside a plain ViT is new, it learns at the full rate
-            in_backbone = module_name.startswith("backbone") and ".pyramid" not in module_name
-            undecayed = isinstance(module, (*_NORMS, nn.Embedding)) or name in _UNDECAYED_NAMES
+            # the pyramid beside a plain ViT is new, it learns at the full rate; officially at the ViT's
+            in_backbone = module_name.startswith("backbone") and (as_one or ".pyramid" not in module_name)
+            undecayed = isinstance(module, (*_NORMS, nn.Embedding)) or name in undecayed_names
             members.setdefault((in_backbone, not undecayed), []).append(parameter)
     groups = [
         {

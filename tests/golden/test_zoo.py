@@ -16,6 +16,8 @@ from gdseg.recipe_yaml import dump_recipe, parse_recipe
 from gdseg.train.convert import convert_state_dict, to_official
 from gdseg.train.convert.identify import published
 from gdseg.train.convert.make_published import table_of
+from gdseg.train.convert.tensors import bare_model
+from gdseg.train.optim import build_optimizer
 
 _SHARED = Path(os.environ.get("GDSEG_SHARED", Path(__file__).parents[3] / "shared"))
 ZOO = Path(os.environ.get("GDSEG_ZOO") or _SHARED / "reference" / "zoo")
@@ -66,3 +68,21 @@ def test_without_options_the_published_configuration_is_found(file):
     _, _, report = convert_state_dict(meta(record))
     names = [report.configuration, *report.also_fits]
     assert record["name"] in [name.split("/")[1] for name in names]
+
+
+@pytest.mark.slow
+@EACH
+def test_optimizer_groups(file):
+    """Tensors and elements of each (multiple of the rate, weight decay), as the official optimiser was built."""
+    record = json.loads(gzip.decompress(file.read_bytes()))
+    recipe, _, report = convert_state_dict(meta(record), record["config_resolved"])
+    optimizer = build_optimizer(bare_model(recipe, report.num_classes), recipe.train)
+    ours = {
+        (round(g["base_lr"] / recipe.train.lr, 9), g["weight_decay"]): [
+            len(g["params"]),
+            sum(p.numel() for p in g["params"]),
+        ]
+        for g in optimizer.param_groups
+    }
+    built = record["options"]["solver"]["built_optimizer"]
+    assert ours == {(g["lr_mult"], g["weight_decay"]): [g["tensors"], g["elements"]] for g in built["groups"]}

@@ -6,6 +6,8 @@ neighbours merged as (even, even), (odd, even), (even, odd), (odd, odd) of (row,
 on each map that leaves. Float64, so nothing hides in rounding.
 """
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -87,6 +89,78 @@ def test_swin_is_the_official_one():
                 x = block(x, state, f"layers_{stage}.blocks.{i}", heads, 7, 3 if i % 2 else 0)
             expected = norm(x, state, f"norms.{stage}").permute(2, 0, 1)
             torch.testing.assert_close(found[f"res{stage + 2}"][0], expected, rtol=1e-9, atol=1e-9)
+
+
+def dino_positions(table, h, w):
+    """DINOv2's position embeddings [N, D] of a square grid on h x w patches, pixel by pixel.
+
+    Bicubic with a = -0.75, edges repeated; the new grid counts as a tenth of a patch more than it has.
+    """
+    side = round(len(table) ** 0.5)
+    grid = table.view(side, side, -1)
+
+    def neighbours(i, n):
+        at = (i + 0.5) * side / (n + 0.1) - 0.5
+        first = math.floor(at)
+        for j in range(first - 1, first + 3):
+            t = abs(at - j)
+            weight = (1.25 * t - 2.25) * t * t + 1 if t <= 1 else -0.75 * (((t - 5) * t + 8) * t - 4)
+            yield min(max(j, 0), side - 1), weight
+
+    rows = [
+        sum(u * v * grid[a, b] for a, u in neighbours(y, h) for b, v in neighbours(x, w))
+        for y in range(h)
+        for x in range(w)
+    ]
+    return torch.stack(rows)
+
+
+def test_dinov2_is_the_official_one():
+    """DINOv2's ViT (arXiv 2304.07193; its Apache-2.0 code's norms of 1e-6 and positions), and Guided Distillation's
+    maps beside it: the image grows to one patch more than fits, its last map is repeated, 1x1 convolutions."""
+    torch.manual_seed(0)
+    options = Options(name="vit_small_patch14_dinov2", norm="live", pyramid="nearest")
+    ours = Backbone(options).double().eval()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.05 if parameter.dim() > 1 else 0.5)
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    state = {key.removeprefix("body.model."): value for key, value in ours.state_dict().items()}
+
+    def layer_norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
+
+    with torch.no_grad():
+        found = ours(image)
+        rows, columns = torch.arange(70) * 64 // 70, torch.arange(98) * 96 // 98
+        grown = image[:, :, rows][:, :, :, columns]
+        x = F.conv2d(grown, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14)
+        x = x[0].flatten(1).T + dino_positions(state["pos_embed"][0, 1:], 5, 7)
+        x = torch.cat((state["cls_token"][0] + state["pos_embed"][0, :1], x))
+        for i in range(12):
+            name = f"blocks.{i}"
+            q, k, v = (
+                linear(layer_norm(x, f"{name}.norm1"), state, f"{name}.attn.qkv").view(-1, 3, 6, 64).unbind(1)
+            )
+            scores = torch.einsum("qhd,khd->hqk", q, k) / 8
+            mixed = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).flatten(1)
+            x = x + state[f"{name}.ls1.gamma"] * linear(mixed, state, f"{name}.attn.proj")
+            hidden = F.gelu(linear(layer_norm(x, f"{name}.norm2"), state, f"{name}.mlp.fc1"))
+            x = x + state[f"{name}.ls2.gamma"] * linear(hidden, state, f"{name}.mlp.fc2")
+        last = layer_norm(x[1:], "pyramid.norm").view(5, 7, -1)
+        for i, stride in enumerate((4, 8, 16, 32)):
+            h, w = 64 // stride, 96 // stride
+            rows, columns = torch.arange(h) * 5 // h, torch.arange(w) * 7 // w
+            weight, bias = state[f"pyramid.convs.{i}.weight"][:, :, 0, 0], state[f"pyramid.convs.{i}.bias"]
+            expected = F.linear(last[rows][:, columns], weight, bias).permute(2, 0, 1)
+            torch.testing.assert_close(found[f"res{i + 2}"][0], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_dinov2_keeps_its_own_grid():
+    """On the grid that its positions were trained for they are used as they are."""
+    torch.manual_seed(0)
+    body = Backbone(Options(name="vit_small_patch14_dinov2", norm="live", pyramid="nearest")).body.model
+    x = torch.zeros(1, 37, 37, 384)
+    torch.testing.assert_close(body._pos_embed(x)[:, 1:], body.pos_embed[:, 1:])
 
 
 def test_resnet_stride_place():
