@@ -251,14 +251,19 @@ def test_closing_early_leaves_no_process(records: list[Record], recipe: Recipe) 
 
 
 def test_a_program_that_fails_ends_at_once_and_quietly(tiny_data: Path) -> None:
-    """The stream is still held by the traceback when the interpreter exits."""
+    """The stream is still held by the traceback when the interpreter exits.
+
+    Left alone, each worker is waited for five seconds: the exit is held against that of the same program
+    without workers, as busy machines are slow.
+    """
     program = f"""
-import time
+import sys, time
 from gdseg.data.dataset import open_dataset
 from gdseg.data.loader import train_batches
 from gdseg.recipe import Recipe
 recipe = Recipe()
 recipe.data.root, recipe.augment.canvas = {str(tiny_data)!r}, [64, 64]
+recipe.data.workers = int(sys.argv[1])
 records = open_dataset(recipe.data).train
 which = dict(batch_size=2, seed=0, start_step=0, steps=99, strong=True, num_classes=7)
 stream = train_batches(records, recipe, **which)
@@ -266,14 +271,17 @@ next(stream)
 print(time.time())
 raise SystemExit("over")
 """
-    waits = []
-    while not waits or (
-        min(waits) > 4.5 and len(waits) < 4
-    ):  # busy machines are slow at times, the defect always is
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
-        waits.append(time.time() - float(done.stdout))
+
+    def seconds(workers: int) -> float:
+        command = [sys.executable, "-c", program, str(workers)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
         assert done.stderr == "over\n"
-    assert min(waits) < 4.5
+        return time.time() - float(done.stdout)
+
+    extra = [seconds(2) - seconds(0)]
+    while min(extra) > 4.0 and len(extra) < 4:  # load is transient, the defect is not
+        extra.append(seconds(2) - seconds(0))
+    assert min(extra) < 4.0
 
 
 def test_where_the_images_lie_does_not_matter(records: list[Record], recipe: Recipe, tmp_path: Path) -> None:
