@@ -8,6 +8,7 @@ from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import load_recipe, shipped_files
 from gdseg.structures import Targets
+from gdseg.train.counts import settle
 
 SIZES = [(64, 96), (50, 70)]
 
@@ -183,7 +184,8 @@ def test_class_prior():
 
 @pytest.mark.parametrize("name", shipped_files())
 def test_every_recipe_builds_its_model(name):
+    recipe = settle(load_recipe(name))
     with torch.device("meta"):
-        model = build_model(load_recipe(name), 5, load_weights=False)
+        model = build_model(recipe, 5, load_weights=False)
     assert sum(p.numel() for p in model.parameters()) > 1e6
-    assert model.decoder.class_embed.out_features == 5 + load_recipe(name).softmax_classes
+    assert model.decoder.class_embed.out_features == 5 + recipe.softmax_classes
