@@ -35,7 +35,10 @@ def replace_file(path: Path, write: Callable[[Path], object], also: type[Excepti
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors makes files that nobody else may read
         os.replace(temporary, path)
     except (OSError, also) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, None)

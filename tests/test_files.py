@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gdseg.device import amp_dtype, resolve_device
 from gdseg.errors import MachineError, UsageError
-from gdseg.files import plain, write_atomic, write_json
+from gdseg.files import plain, replace_file, write_atomic, write_json
 
 
 def test_writes_text_and_bytes_and_makes_the_folder(tmp_path: Path) -> None:
@@ -18,6 +19,13 @@ def test_writes_text_and_bytes_and_makes_the_folder(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "a.txt").read_bytes() == "grün".encode()
     assert (tmp_path / "new" / "b").read_bytes() == b"\0\1"
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.txt", "b"]
+
+
+def test_every_writer_leaves_the_usual_permissions(tmp_path: Path) -> None:
+    """safetensors alone would write files that only their owner may read."""
+    write_atomic(tmp_path / "a.txt", "text")
+    replace_file(tmp_path / "b", lambda path: save_file({"a": torch.zeros(1)}, path))
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_a_failure_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,7 @@ def test_a_hugging_face_folder_names_its_classes(tmp_path):
     report = convert_file(tmp_path, tmp_path / "out.safetensors", Wanted())
     assert report.classes == ["cat", "dog"]
     assert "Hugging Face" in report.family
+    assert "model card" in report.license
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="id2label"):
         convert_file(tmp_path, tmp_path / "out2.safetensors", Wanted())

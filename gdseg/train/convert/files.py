@@ -18,6 +18,7 @@ from gdseg.runs import find_checkpoint
 from gdseg.train.convert import convert_state_dict, to_official
 from gdseg.train.convert.backbones import convert_backbone, is_backbone
 from gdseg.train.convert.classes import named, numbered
+from gdseg.train.convert.families import LICENSES
 from gdseg.train.convert.huggingface import FAMILY, as_official, class_names, is_huggingface
 from gdseg.train.convert.identify import published
 from gdseg.train.convert.official_limits import unsaid
@@ -65,7 +66,7 @@ def _convert(tensors: dict[str, Any], source: Path, target: Path, wanted: Wanted
     options = read_options(wanted.config) if wanted.config else _by_file_name(source)
     recipe, state, report = convert_state_dict(tensors, options, wanted.role)
     if foreign:
-        report.family = FAMILY
+        report.family, report.license = FAMILY, LICENSES[FAMILY]
     _name_classes(report, wanted.classes, names)
     model = build_model(recipe, report.num_classes, load_weights=False)
     model.load_state_dict(state)
