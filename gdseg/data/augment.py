@@ -15,6 +15,7 @@ from gdseg.data.geometry import (
     Geometry,
     draw_geometry,
     test_geometry,
+    warp_box,
     warp_image,
     warp_masks,
     warp_values,
@@ -22,7 +23,7 @@ from gdseg.data.geometry import (
 from gdseg.data.images import read_image
 from gdseg.data.label_maps import BACKGROUND, VOID, Regions, read_regions
 from gdseg.errors import DataError
-from gdseg.losses.boxes import masks_to_boxes_cxcywh
+from gdseg.losses.boxes import masks_to_boxes_cxcywh, xyxy_to_cxcywh
 from gdseg.recipe import Recipe
 from gdseg.structures import Record, Sample, Targets
 
@@ -68,7 +69,8 @@ def read_record(record: Record, in_channels: int) -> Tensor:
 def build_targets(record: Record, geometry: Geometry, task: str = "instance") -> Targets | None:
     """The record's labels on the geometry's canvas; None if it is unlabelled.
 
-    Objects without a pixel left are gone. Crowds are no instances: their pixels are ignored, as are those
+    Objects without a pixel left are gone. Boxes are those of the polygons, or of the masks where there are
+    none. Crowds are no instances: their pixels are ignored, as are those
     of a label map that are of no class (`read_regions` says what a task makes of a map).
     """
     if record.annotations is None:
@@ -81,6 +83,11 @@ def build_targets(record: Record, geometry: Geometry, task: str = "instance") ->
     labels = torch.tensor([a["label"] for a in things], dtype=torch.int64)
     boxes = masks_to_boxes_cxcywh(masks)
     keep = boxes[:, 2] > 0
+    for i, annotation in enumerate(things):
+        corners = warp_box(annotation, geometry)
+        if corners is not None:
+            share = torch.from_numpy(corners / np.tile(geometry.canvas[::-1], 2)).float()
+            boxes[i] = xyxy_to_cxcywh(share)
     if not keep.all():  # a thousand masks are not copied for nothing
         masks, labels, boxes = masks[keep], labels[keep], boxes[keep]
     ignore = warp_masks(crowds, geometry).any(0) if crowds else None

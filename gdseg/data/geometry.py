@@ -127,6 +127,11 @@ def warp_mask(annotation: dict[str, Any], geometry: Geometry) -> NDArray[np.uint
 
 
 def _redrawn(polygons: list[list[float]], geometry: Geometry) -> NDArray[np.uint8]:
+    return polygons_mask([ring.ravel().tolist() for ring in _moved(polygons, geometry)], *geometry.crop)
+
+
+def _moved(polygons: list[list[float]], geometry: Geometry) -> list[NDArray[np.float64]]:
+    """Rings [P, 2] of x, y in pixels of the crop, outside of it too."""
     (height, width), (top, left) = geometry.source, geometry.offset
     moved = []
     for polygon in polygons:
@@ -134,8 +139,45 @@ def _redrawn(polygons: list[list[float]], geometry: Geometry) -> NDArray[np.uint
         if geometry.flip:
             xy[:, 0] = width - xy[:, 0]
         xy *= geometry.resized[1] / width, geometry.resized[0] / height
-        moved.append((xy - (left, top)).ravel().tolist())
-    return polygons_mask(moved, *geometry.crop)
+        moved.append(xy - (left, top))
+    return moved
+
+
+def warp_box(annotation: dict[str, Any], geometry: Geometry) -> NDArray[np.float64] | None:
+    """x0, y0, x1, y1 in pixels of the canvas, to fractions of one, of an annotation's polygons in the crop.
+
+    Official training takes boxes from polygons; the tight box of the mask is up to some pixels smaller where
+    a thin end draws none. None for an RLE mask and where nothing of the polygons is in the crop.
+    """
+    if isinstance(annotation["segmentation"], dict):
+        return None
+    size = np.array(geometry.crop[::-1], dtype=np.float64)
+    ends = np.concatenate([_ends_inside(ring, size) for ring in _moved(annotation["segmentation"], geometry)])
+    return np.concatenate([ends.min(0), ends.max(0)]) if len(ends) else None
+
+
+def _ends_inside(ring: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where a ring's edges start, end, enter and leave in (0, 0) .. size, and the corners inside the ring."""
+    start, way = ring, np.roll(ring, -1, axis=0) - ring
+    with np.errstate(divide="ignore", invalid="ignore"):  # Liang and Barsky 1984: shares of each edge's way
+        bounds = np.stack([-start / way, (size - start) / way])
+    level = way == 0
+    outside = level & ((start < 0) | (start > size))
+    enter = np.where(level, 0.0, bounds.min(0)).max(1).clip(0)
+    leave = np.where(level, 1.0, bounds.max(0)).min(1).clip(max=1)
+    kept = (enter <= leave) & ~outside.any(1)
+    shares = np.stack([enter, leave])[..., None]
+    found = (start + shares * way)[:, kept].reshape(-1, 2)
+    corners = size * [(0, 0), (1, 0), (0, 1), (1, 1)]
+    return np.concatenate([found, corners[[_within(corner, start, way) for corner in corners]]])
+
+
+def _within(point: NDArray[np.float64], start: NDArray[np.float64], way: NDArray[np.float64]) -> bool:
+    """Whether a ring goes round a point: the edges that its ray to the right meets are odd in number."""
+    above = start[:, 1] > point[1]
+    crossing = above != (start[:, 1] + way[:, 1] > point[1])
+    share = (point[1] - start[crossing, 1]) / way[crossing, 1]
+    return bool((start[crossing, 0] + share * way[crossing, 0] > point[0]).sum() % 2)
 
 
 def warp_values(values: NDArray[np.int32], geometry: Geometry, outside: int) -> NDArray[np.int32]:

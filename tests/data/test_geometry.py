@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.path import Path as MplPath
 
 from gdseg.data.augment import build_targets
 from gdseg.data.geometry import (
@@ -13,6 +14,7 @@ from gdseg.data.geometry import (
     draw_geometry,
     lsj,
     test_geometry,
+    warp_box,
     warp_image,
     warp_mask,
 )
@@ -40,6 +42,46 @@ def test_what_is_smaller_than_the_crop_is_padded_to_it() -> None:
     assert (warped[:, 40:] == 128).all()
     one = Augment(mode="shortest_edge", shortest=[40], longest=200, crop=[0, 80], flip=0.0)
     assert draw_geometry((30, 45), one, rng).canvas == (40, 80)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_boxes_of_polygons_are_those_of_their_part_in_the_crop(flip: bool) -> None:
+    """Triangles, one or two, against points strewn along them and the crop's corners that they hold."""
+    rng = np.random.default_rng(0)
+    geometry = Geometry((90, 120), (60, 80), (10, 20), (40, 50), (48, 64), flip)
+    corners, share = (
+        np.array([(0, 0), (50, 0), (50, 40), (0, 40)], float),
+        np.linspace(0, 1, 4001)[:, None, None],
+    )
+    found = 0
+    for _ in range(60):
+        rings = [rng.uniform((-10, -10), (130, 100), (3, 2)) for _ in range(rng.integers(1, 3))]
+        strewn = []
+        for ring in rings:
+            x = 120 - ring[:, 0] if flip else ring[:, 0]
+            moved = np.stack([x * (80 / 120) - 20, ring[:, 1] * (60 / 90) - 10], 1)
+            strewn.append((moved + share * (np.roll(moved, -1, 0) - moved)).reshape(-1, 2))
+            strewn.append(corners[MplPath(moved).contains_points(corners)])
+        points = np.concatenate(strewn)
+        points = points[((points >= 0) & (points <= (50, 40))).all(1)]
+        box = warp_box({"segmentation": [ring.ravel().tolist() for ring in rings]}, geometry)
+        if len(points):
+            assert box == pytest.approx(np.concatenate([points.min(0), points.max(0)]), abs=0.05)
+            found += 1
+    assert found > 30
+    assert warp_box({"segmentation": {"size": [90, 120], "counts": ""}}, geometry) is None
+
+
+def test_a_box_around_the_crop_is_the_crop() -> None:
+    geometry = Geometry((10, 10), (10, 10), (2, 3), (4, 5), (8, 8))
+    around = {"segmentation": [[0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0]]}
+    assert warp_box(around, geometry).tolist() == [0, 0, 5, 4]  # type: ignore[union-attr]
+    beside = {"segmentation": [[0.0, 0.0, 2.0, 0.0, 2.0, 2.0]]}
+    assert warp_box(beside, geometry) is None
+    record = Record(0, Path("x"), 10, 10, ({**around, "label": 0, "iscrowd": 0},))
+    targets = build_targets(record, geometry)
+    assert targets is not None
+    assert targets.boxes_cxcywh.tolist() == [[2.5 / 8, 2 / 8, 5 / 8, 4 / 8]]
 
 
 def drawn(h: int, w: int) -> tuple[torch.Tensor, np.ndarray]:

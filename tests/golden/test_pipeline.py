@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from golden_cases import cases
 
@@ -12,6 +13,7 @@ from gdseg.data.augment import build_targets
 from gdseg.data.colour import Op, apply_colour
 from gdseg.data.geometry import lsj, shortest_edge, warp_image
 from gdseg.data.order import repeat_factors
+from gdseg.losses.boxes import cxcywh_to_xyxy
 from gdseg.structures import Record
 
 CASES = pytest.mark.parametrize("case", cases("pipeline"))
@@ -68,6 +70,8 @@ def test_lsj_images_and_masks(case):
         assert targets.masks.equal(official)
         whole = build_targets(Record(0, Path("x"), *size, annotations), geometry)
         assert whole.labels.equal(targets.labels)
+        boxes = cxcywh_to_xyxy(whole.boxes_cxcywh) * 160
+        torch.testing.assert_close(boxes, case.tensor(f"{stored}|boxes"), rtol=0, atol=1e-3)
         float_masks = official[:, None].float()
         grown, shrunk = (s * F.max_pool2d(s * float_masks, 3, 1, 1)[:, 0] > 0 for s in (1.0, -1.0))
         assert not ((whole.masks ^ official) & ~(grown & ~shrunk)).any()
