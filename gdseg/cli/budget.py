@@ -105,7 +105,7 @@ def command(
 
     Labels alone and all labels take as many steps as teacher and student together. A run
     that is finished is not run again, one that was interrupted goes on: give the same
-    command again. Runs are shared by all commands with the same --out.
+    command again. Runs are shared by all commands with the same --out, one at a time.
     """
     name = recipe or DEFAULT_RECIPE
     variants = read_variants(load_recipe(name, recipe_changes(context.params)), variant or [])

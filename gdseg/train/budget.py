@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from gdseg.data.dataset import open_dataset
-from gdseg.errors import DivergedError, InterruptedRun, MachineError, UsageError
+from gdseg.errors import CheckpointError, DivergedError, InterruptedRun, MachineError, UsageError
 from gdseg.eval.run import evaluate
 from gdseg.files import write_json
 from gdseg.models.checkpoint import load_network
@@ -68,6 +68,10 @@ def run_job(job: Job, out: Path, device: torch.device, quiet: bool) -> Result:
         result = Result(_train(job, out, device, quiet, resume=begun))
     except DivergedError as error:
         result = Result(diverged=error.what)
+    except CheckpointError as error:
+        if not begun:
+            raise
+        raise CheckpointError(error.what, run, "delete this folder, then the run starts anew") from error
     except UsageError:
         if not begun:
             raise

@@ -20,7 +20,7 @@ from gdseg.data.dataset import open_dataset
 from gdseg.errors import DataError
 from gdseg.files import plain
 from gdseg.recipe import Data, Recipe
-from gdseg.recipe_yaml import key_paths
+from gdseg.recipe_yaml import apply_overrides, key_paths
 from gdseg.runs import file_sha256
 from gdseg.train.start import labels_sha256
 
@@ -90,17 +90,16 @@ def make_plan(
     """All arms, seed by seed, so that a first answer is there early. A student brings its teacher along.
 
     data_sha256(data section, task): what stands for the labels in keys (default: read them).
-    Raises DataError when labels are missing.
+    Raises DataError when labels are missing, RecipeError for a ratio or seed that is none.
     """
     digest = data_sha256 or _data_sha256
     plan = Plan()
     for seed in seeds:
         for ratio in ratios:
+            part = [] if ratio is None else ["data.split=null", f"data.ratio={ratio}"]
             for variant, recipe in variants.items():
-                part = recipe.data if ratio is None else replace(recipe.data, ratio=ratio, split=None)
-                _add(
-                    plan, Arm(variant, ratio, seed, ""), replace(recipe, seed=seed, data=part), kinds, digest
-                )
+                own = apply_overrides(recipe, [f"seed={seed}", *part])
+                _add(plan, Arm(variant, ratio, seed, ""), own, kinds, digest)
     return plan
 
 

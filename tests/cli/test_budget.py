@@ -35,7 +35,15 @@ def test_a_variants_unknown_key_names_the_nearest():
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--seeds", "0,0"), ("--seeds", "a"), ("--ratios", "0.1,x"), ("--arms", "teacher,studnt")]
+    "arguments",
+    [
+        ("--seeds", "0,0"),
+        ("--seeds", "a"),
+        ("--seeds=-1",),
+        ("--ratios", "0.1,x"),
+        ("--ratios", "0.1,1.5"),
+        ("--arms", "teacher,studnt"),
+    ],
 )
 def test_mistakes_are_usage_errors(gdseg, arguments):
     assert isinstance(gdseg("budget", *arguments).exception, UsageError)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gdseg.errors import DataError, DivergedError, InterruptedRun
+from gdseg.errors import CheckpointError, DataError, DivergedError, InterruptedRun
 from gdseg.recipe_yaml import apply_overrides
 from gdseg.train import budget, session
 from gdseg.train.budget import finished, run_folder, run_plan
@@ -61,7 +61,7 @@ def test_runs_that_cannot_differ_are_shared(tiny_recipe):
 def test_other_labels_are_another_run_and_a_split_counts_by_its_content(tiny_recipe, tmp_path):
     recipe, split = tiny_recipe(), tmp_path / "split.txt"
     split.write_text("1\n2\n")
-    recipe.data = replace(recipe.data, split=str(split), ratio=1.0)
+    recipe.data = replace(recipe.data, split=str(split), ratio=1.0)  # a split replaces the ratio
     first = plan_of(recipe, ratios=(None,))
     split.write_text("1\n3\n")
     second = plan_of(recipe, ratios=(None,))
@@ -158,6 +158,18 @@ def test_an_interruption_during_the_last_evaluation_costs_no_training(tiny_recip
         network = load_file(run_folder(out, job) / "checkpoints/last-teacher.safetensors")
         assert network
         assert finished(out, job).scores["teacher"]["mask_ap"] >= 0
+
+
+def test_a_state_that_cannot_be_resumed_names_the_folder_to_delete(tiny_recipe, tmp_path):
+    plan = plan_of(tiny_recipe(), kinds=("teacher",))
+    (job,) = plan.jobs.values()
+    run_plan(plan, tmp_path, CPU, quiet=True)
+    (run_folder(tmp_path, job) / "result.json").unlink()
+    (run_folder(tmp_path, job) / "checkpoints" / "last.state.pt").write_bytes(b"half")
+    with pytest.raises(CheckpointError) as broken:
+        run_plan(plan, tmp_path, CPU, quiet=True)
+    assert broken.value.where == str(run_folder(tmp_path, job))
+    assert "delete this folder" in broken.value.hint
 
 
 def test_a_diverged_teacher_has_no_student_and_stops_nothing_else(tiny_recipe, tmp_path, monkeypatch):
