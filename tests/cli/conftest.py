@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from gdseg.cli.app import app
+from gdseg.cli.console import err, out
 from gdseg.data.rle import to_rle
 
 
@@ -19,6 +20,8 @@ from gdseg.data.rle import to_rle
 def gdseg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """gdseg("eval", "--json") -> Result; errors are in result.exception. The working folder is tmp_path."""
     monkeypatch.chdir(tmp_path)
+    for console in (out, err):  # which took the width of wherever they were made
+        monkeypatch.setattr(console, "width", 120)
     monkeypatch.setenv("COLUMNS", "120")
     return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
 

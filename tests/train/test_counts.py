@@ -22,7 +22,7 @@ AUTO = ["decoder.queries=auto", "decoder.denoising_queries=auto", "postprocess.m
 
 
 def record(objects: int, crowds: int = 0) -> Record:
-    annotations = [{"iscrowd": 0}] * objects + [{"iscrowd": 1}] * crowds
+    annotations = [{"iscrowd": 0, "label": 0}] * objects + [{"iscrowd": 1, "label": 0}] * crowds
     return Record(objects, Path("a.png"), annotations=tuple(annotations))
 
 
