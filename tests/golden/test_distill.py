@@ -107,7 +107,7 @@ class Run:
         self.learner = Learner(student, self.recipe, 80, len(case.manifest["sequence"]), torch.device("cpu"))
         self.draws, criterion = StepDraws(case), Criterion(self.recipe, 80)
         self.branches = ["supervised", "semi-supervised"]
-        self.learner.criterion = lambda *given, count: criterion(*given[:2], None, self.next_draws(), count)
+        self.learner.criterion = lambda *given, **how: criterion(*given[:2], None, self.next_draws(), **how)
         self.learner.optimizer = torch.optim.SGD(student.parameters(), lr=1e-4)
         self.learner.optimizer.param_groups[0]["base_lr"] = 1e-4
         self.iteration, self.turn = 0, 0
