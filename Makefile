@@ -30,6 +30,7 @@ demo: $(STAMP) kernels-if-possible ## the main job on the built-in data set: 10 
 	$(GDSEG) pseudo-label runs/demo runs/demo/new_images/val --out runs/demo/pseudo/labels.json --overwrite
 	$(GDSEG) predict runs/demo runs/demo/new_images/val --conf 0.3 --out runs/demo/predictions --overwrite
 	$(GDSEG) visualize runs/demo --out runs/demo/curves.png
+	$(GDSEG) report runs/demo --overwrite
 
 test: $(STAMP) kernels-if-possible ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
