@@ -58,8 +58,6 @@ def differences(recipe: Recipe, official: dict) -> dict:
     for key, theirs in official.items():
         if key in ("num_classes", "dataset", "files"):
             continue
-        if key == "data.repeat_threshold":  # of the official second stage, which alone has the sampler
-            key = "distill.repeat_threshold"
         ours = value(recipe, key)
         if key == "backbone.name":
             ours = ours.split(".")[0]  # timm's name of weights follows

@@ -334,5 +334,5 @@ def _distill(ssl: Options) -> Options:
     return {
         "distill.burn_in_steps": ssl["BURNIN_ITER"],
         "distill.ema_decay": ssl["EMA_DECAY"],
-        "data.repeat_threshold": 10.0 if ssl["TRAIN_SSL"] else 0.0,  # forced by the official loop
+        "distill.repeat_threshold": 10.0 if ssl["TRAIN_SSL"] else None,  # forced by the official loop
     }
