@@ -1,4 +1,4 @@
-// How cpu_avx2.cpp reads one query: from locations and weights, or from offsets and logits, to the four pixels of each
+// How cpu_avx2.cpp reads one query and head: from locations and weights, or from offsets and logits, to the four pixels of each
 // sample and their shares, 8 samples at once. Internal linkage only, see cpu.h.
 #pragma once
 
@@ -17,7 +17,7 @@ namespace {
 constexpr int kMaxPoints = 128;           // levels * points; more go to the portable path
 constexpr int64_t kMaxTokens = 1 << 24;   // token numbers are computed in float32, exact up to here
 constexpr int64_t kCacheLine = 64;
-constexpr int64_t kQueriesAhead = 3;      // whose rows are fetched early
+constexpr int64_t kQueriesAhead = 6;      // whose rows are fetched early
 
 // The level of each point, spelled out so that 8 points are one load.
 struct PointLevels {
@@ -44,7 +44,7 @@ PointLevels point_levels(const Task& task) {
 }
 
 template <class T>
-inline void softmax(const T* logits, int count, float* out) {
+GDSEG_INLINE void softmax(const T* logits, int count, float* out) {
   __m256 top = _mm256_set1_ps(-std::numeric_limits<float>::infinity()), sum = _mm256_setzero_ps();
   for (int k = 0; k < count; k += kLanes) {
     const __m256 row = load_some(logits + k, count - k, -std::numeric_limits<float>::infinity());
@@ -135,13 +135,11 @@ inline int points_of(const Task& task) {
 }
 
 template <class T, int K>
-GDSEG_INLINE void read_fused(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+GDSEG_INLINE void read_fused(const Task& task, int64_t row, const Reference& ref, const PointLevels& levels, Samples& s) {
   const int count = points_of<K>(task);
-  const int64_t row = row_of(task, part, query) * count;
-  const T* offsets = static_cast<const T*>(task.places) + row * 2;
-  const Reference ref = reference_of(task, part, query);
+  const T* offsets = static_cast<const T*>(task.places) + row * count * 2;
   const __m256 outside = _mm256_set1_ps(static_cast<float>(task.S));
-  softmax(static_cast<const T*>(task.weights) + row, count, s.attention);
+  softmax(static_cast<const T*>(task.weights) + row * count, count, s.attention);
   for (int k = 0; k < count; k += kLanes) {
     const __m256 width = _mm256_load_ps(levels.width + k), height = _mm256_load_ps(levels.height + k);
     Pairs at = load_pairs(offsets + 2 * k, count - k);
@@ -159,11 +157,10 @@ inline __m256 pixel_of(__m256 location, __m256 length) {
 }
 
 template <int K>
-GDSEG_INLINE void read_plain(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
+GDSEG_INLINE void read_plain(const Task& task, int64_t row, const PointLevels& levels, Samples& s) {
   const int count = points_of<K>(task);
-  const int64_t row = row_of(task, part, query) * count;
-  const float* locations = static_cast<const float*>(task.places) + row * 2;
-  const float* weights = static_cast<const float*>(task.weights) + row;
+  const float* locations = static_cast<const float*>(task.places) + row * count * 2;
+  const float* weights = static_cast<const float*>(task.weights) + row * count;
   const __m256 outside = _mm256_set1_ps(static_cast<float>(task.S));
   for (int k = 0; k < count; k += kLanes) {
     Pairs at = load_pairs(locations + 2 * k, count - k);
@@ -174,23 +171,71 @@ GDSEG_INLINE void read_plain(const Task& task, const Part& part, int64_t query, 
   }
 }
 
-// One head's rows lie a page apart or nearly so: too far for the processor to see the pattern. Reading past the
-// end is allowed to a prefetch.
-inline void prefetch_row(const void* tensor, int64_t row, int64_t bytes) {
+// Reading past the end is allowed to a prefetch. Inlined by force: as a function GCC 12 takes it for one without an
+// effect and drops the calls.
+GDSEG_INLINE void prefetch_row(const void* tensor, int64_t row, int64_t bytes) {
   const char* at = static_cast<const char*>(tensor) + row * bytes;
   for (int64_t i = 0; i < bytes; i += kCacheLine) _mm_prefetch(at + i, _MM_HINT_T0);
+  if (bytes % kCacheLine) _mm_prefetch(at + bytes - 1, _MM_HINT_T0);
 }
 
+// A query and head of a part; a query's heads follow one another, as in memory.
+struct Row {
+  int64_t query, head;
+  int64_t index;  // in a tensor [N, Q, M, ...]
+};
+
+// The samples of a part's rows, one row after the other. Each row is read while its predecessor is worked on, so that
+// its pixels, if they come from far away, can be fetched meanwhile.
 template <class T, int K>
-GDSEG_INLINE void read_samples(const Task& task, const Part& part, int64_t query, const PointLevels& levels, Samples& s) {
-  const int64_t size = task.fused ? sizeof(T) : sizeof(float), ahead = row_of(task, part, query + kQueriesAhead);
-  prefetch_row(task.places, ahead, points_of<K>(task) * 2 * size);
-  prefetch_row(task.weights, ahead, points_of<K>(task) * size);
-  if (task.fused)
-    read_fused<T, K>(task, part, query, levels, s);
-  else
-    read_plain<K>(task, part, query, levels, s);
-}
+class SampleStream {
+ public:
+  SampleStream(const Task& task, const Part& part)
+      : task_(task), part_(part), levels_(point_levels(task)), ahead_(row_at(part.first_query, part.first_head)) {
+    if (!at_end()) read();
+  }
+  const PointLevels& levels() const { return levels_; }
+  bool at_end() const { return ahead_.query >= part_.end_query; }
+
+  // To the next row; to be called while not at_end().
+  void advance() {
+    now_ = ahead_;
+    turn_ ^= 1;
+    const bool is_last_head = now_.head + 1 == part_.end_head;
+    ahead_ = is_last_head ? row_at(now_.query + 1, part_.first_head) : row_at(now_.query, now_.head + 1);
+    if (!at_end()) read();
+  }
+  const Row& row() const { return now_; }
+  const Samples& samples() const { return samples_[turn_]; }
+  const Row& next_row() const { return ahead_; }                      // at the end: a row that is not there,
+  const Samples& next_samples() const { return samples_[turn_ ^ 1]; }  // with samples of another
+
+  // The row of the same head some queries on: one head's rows lie a page apart or nearly so, too far for the processor
+  // to see the pattern.
+  int64_t row_far_ahead() const { return now_.index + kQueriesAhead * task_.M; }
+
+ private:
+  Row row_at(int64_t query, int64_t head) const { return {query, head, row_of(task_, part_, query, head)}; }
+
+  // not inlined: it does not depend on the number of channels, and there are many instances of those who call it
+  __attribute__((noinline)) void read() {
+    const int64_t size = task_.fused ? sizeof(T) : sizeof(float), far = ahead_.index + kQueriesAhead * task_.M;
+    Samples& samples = samples_[turn_ ^ 1];
+    prefetch_row(task_.places, far, points_of<K>(task_) * 2 * size);
+    prefetch_row(task_.weights, far, points_of<K>(task_) * size);
+    if (task_.fused)
+      read_fused<T, K>(task_, ahead_.index, reference_of(task_, part_, ahead_.query), levels_, samples);
+    else
+      read_plain<K>(task_, ahead_.index, levels_, samples);
+  }
+
+  const Task& task_;
+  const Part& part_;
+  const PointLevels levels_;
+  Row now_{}, ahead_;
+  int turn_ = 0;
+  Samples samples_[2]{};
+};
 
 }  // namespace
 }  // namespace gdseg

@@ -34,10 +34,11 @@ struct Task {
   int64_t points() const { return L * P; }
 };
 
-// A share of the work that one thread does alone: some queries of one head of one image. Backward: gradients of
+// A share of the work that one thread does alone: some queries of some heads of one image. Backward: gradients of
 // places, weights and references if `want_places`, of value for the levels first_level..end_level if `want_value`.
 struct Part {
-  int64_t image, head;
+  int64_t image;
+  int64_t first_head, end_head;  // one head, unless the implementation joins them
   int64_t first_query, end_query;
   int64_t first_level, end_level;
   bool want_places, want_value;
@@ -46,6 +47,7 @@ struct Part {
 // `scratch` is 64-byte aligned memory of the thread's own, as large as the implementation says.
 struct Implementation {
   const char* name;
+  bool (*joins_heads)(const Task& task, bool backward);  // whether it rather takes several heads at a time
   int64_t (*scratch_bytes)(const Task& task, bool backward);
   void (*forward)(const Task& task, const Part& part, void* scratch);
   void (*backward)(const Task& task, const Part& part, void* scratch);
@@ -57,9 +59,9 @@ extern const Implementation kAvx2;
 bool avx2_was_built();
 bool avx2_can_do(const Task& task);  // whatever the processor
 
-// Row of query q, head m in a tensor [N, Q, M, ...].
-static inline int64_t row_of(const Task& task, const Part& part, int64_t query) {
-  return (part.image * task.Q + query) * task.M + part.head;
+// Row of a query and head in a tensor [N, Q, M, ...].
+static inline int64_t row_of(const Task& task, const Part& part, int64_t query, int64_t head) {
+  return (part.image * task.Q + query) * task.M + head;
 }
 
 // Row of query q in the references [1 or N, Q, ...].

@@ -71,7 +71,7 @@ void softmax(const T* logits, int64_t count, std::vector<A>& out) {
 
 template <class T, class A>
 void read_fused(const Task& task, const Part& part, int64_t query, Samples<A>& samples) {
-  const int64_t row = row_of(task, part, query), K = task.points();
+  const int64_t row = row_of(task, part, query, part.first_head), K = task.points();
   const T* offsets = static_cast<const T*>(task.places) + row * K * 2;
   const Reference<A> ref = reference_of<A>(task, part, query);
   softmax(static_cast<const T*>(task.weights) + row * K, K, samples.attention);
@@ -90,7 +90,7 @@ A pixel_of(A location, int64_t length) {
 
 template <class A>
 void read_plain(const Task& task, const Part& part, int64_t query, Samples<A>& samples) {
-  const int64_t row = row_of(task, part, query), K = task.points();
+  const int64_t row = row_of(task, part, query, part.first_head), K = task.points();
   const A* locations = static_cast<const A*>(task.places) + row * K * 2;
   const A* weights = static_cast<const A*>(task.weights) + row * K;
   for (int64_t k = 0; k < K; k++) {
@@ -111,7 +111,7 @@ void read_samples(const Task& task, const Part& part, int64_t query, Samples<A>&
 template <class T, class A>
 void forward(const Task& task, const Part& part, void*) {
   const int64_t D = task.D, stride = task.M * D;
-  const T* value = static_cast<const T*>(task.value) + part.image * task.S * stride + part.head * D;
+  const T* value = static_cast<const T*>(task.value) + part.image * task.S * stride + part.first_head * D;
   Samples<A> samples(task.points());
   std::vector<A> sum(D);
   for (int64_t q = part.first_query; q < part.end_query; q++) {
@@ -126,7 +126,7 @@ void forward(const Task& task, const Part& part, void*) {
         for (int64_t d = 0; d < D; d++) sum[d] += share * A(pixel[d]);
       }
     }
-    T* out = static_cast<T*>(task.out) + row_of(task, part, q) * D;
+    T* out = static_cast<T*>(task.out) + row_of(task, part, q, part.first_head) * D;
     for (int64_t d = 0; d < D; d++) out[d] = T(sum[d]);
   }
 }
@@ -157,7 +157,7 @@ void spread_gradient(const Corners<A>& c, A attention, const T* grad, int64_t D,
 
 template <class A>
 void write_plain(const Task& task, const Part& part, int64_t query, const Samples<A>& samples) {
-  const int64_t row = row_of(task, part, query), K = task.points();
+  const int64_t row = row_of(task, part, query, part.first_head), K = task.points();
   A* places = static_cast<A*>(task.grad_places) + row * K * 2;
   A* weights = static_cast<A*>(task.grad_weights) + row * K;
   for (int64_t k = 0; k < K; k++) {
@@ -175,7 +175,7 @@ A times(A gradient, A factor) {
 
 template <class T, class A>
 void write_fused(const Task& task, const Part& part, int64_t query, const Samples<A>& samples) {
-  const int64_t row = row_of(task, part, query), K = task.points();
+  const int64_t row = row_of(task, part, query, part.first_head), K = task.points();
   const T* offsets = static_cast<const T*>(task.places) + row * K * 2;
   T* grad_offsets = static_cast<T*>(task.grad_places) + row * K * 2;
   T* grad_logits = static_cast<T*>(task.grad_weights) + row * K;
@@ -194,7 +194,7 @@ void write_fused(const Task& task, const Part& part, int64_t query, const Sample
   }
   for (int64_t k = 0; k < K; k++) grad_logits[k] = T(samples.attention[k] * (samples.da[k] - mean));
   A* shares = static_cast<A*>(task.grad_references) +
-              ((part.image * task.M + part.head) * task.Q + query) * task.reference_dims;
+              ((part.image * task.M + part.first_head) * task.Q + query) * task.reference_dims;
   std::copy(references, references + task.reference_dims, shares);
 }
 
@@ -208,14 +208,14 @@ int64_t end_token(const Task& task, const Part& part) {
 template <class T, class A>
 void backward(const Task& task, const Part& part, void* scratch) {
   const int64_t D = task.D, stride = task.M * D;
-  const int64_t offset = part.image * task.S * stride + part.head * D;
+  const int64_t offset = part.image * task.S * stride + part.first_head * D;
   const T* value = static_cast<const T*>(task.value) + offset;
   A* grad_value = static_cast<A*>(scratch);
   Samples<A> samples(task.points());
   if (part.want_value)
     std::fill(grad_value + first_token(task, part) * D, grad_value + end_token(task, part) * D, A(0));
   for (int64_t q = part.first_query; q < part.end_query; q++) {
-    const T* grad = static_cast<const T*>(task.grad) + row_of(task, part, q) * D;
+    const T* grad = static_cast<const T*>(task.grad) + row_of(task, part, q, part.first_head) * D;
     read_samples<T, A>(task, part, q, samples);
     for (int64_t k = part.first_level * task.P; k < part.end_level * task.P; k++) {
       const Corners<A> c = corners_of(task.levels[k / task.P], samples.x[k], samples.y[k]);
@@ -258,8 +258,10 @@ int64_t scratch_bytes(const Task& task, bool backward) {
   return backward ? task.S * task.D * number : 0;
 }
 
+bool joins_heads(const Task&, bool) { return false; }
+
 }  // namespace
 
-const Implementation kPortable = {"portable C++", scratch_bytes, forward_any, backward_any};
+const Implementation kPortable = {"portable C++", joins_heads, scratch_bytes, forward_any, backward_any};
 
 }  // namespace gdseg

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "cpu.h"
+#include "pages.h"
 
 namespace gdseg {
 namespace {
@@ -32,7 +33,7 @@ const Implementation& implementation_for(const Task& task) {
 // Memory of one thread; nothing is zeroed, and the driver allocates it once a thread and call.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes) : memory_(new char[bytes + kAlignment]) {}
+  explicit Scratch(int64_t bytes) : memory_(new char[bytes + kAlignment]) { prefer_huge_pages(memory_.get(), bytes); }
   void* get() const {
     const auto address = reinterpret_cast<uintptr_t>(memory_.get());
     return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
@@ -54,46 +55,60 @@ void run_parts(const Task& task, int64_t count, Work work, int64_t scratch_bytes
   });
 }
 
-// In how many pieces to cut the queries of a head, so that each thread has something to do.
-int64_t query_pieces(const Task& task) {
-  const int64_t threads = torch::stable::get_num_threads(), heads = task.N * task.M;
-  const int64_t wanted = (threads + heads - 1) / heads;
-  return std::clamp<int64_t>(task.Q / kQueriesWorthAThread, 1, wanted);
-}
+// How the work is cut. Heads come first: what an implementation does for a head, or for some together, it does once.
+// With more threads than heads the queries of each are cut as well.
+class Cut {
+ public:
+  Cut(const Task& task, const Implementation& cpu, bool backward) : task_(task) {
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t threads_an_image = (threads + task.N - 1) / task.N;
+    groups_ = cpu.joins_heads(task, backward) ? std::min(threads_an_image, task.M) : task.M;
+    const int64_t wanted = (threads + task.N * task.M - 1) / (task.N * task.M);
+    pieces_ = std::clamp<int64_t>(task.Q / kQueriesWorthAThread, 1, wanted);
+  }
+  bool has_pieces() const { return pieces_ > 1; }
+  int64_t groups() const { return task_.N * groups_; }
+  int64_t count() const { return groups() * pieces_; }
 
-// Heads outermost, so that threads which share a head are neighbours; each with a piece of the queries.
-Part head_part(const Task& task, int64_t index, int64_t pieces) {
-  const int64_t head = index / pieces, piece = index % pieces;
-  return {head / task.M,
-          head % task.M,
-          task.Q * piece / pieces,
-          task.Q * (piece + 1) / pieces,
-          0,
-          task.L,
-          true,
-          true};
-}
+  // All levels, places and value.
+  Part group_at(int64_t index) const {
+    const int64_t image = index / groups_, group = index % groups_;
+    return {image, task_.M * group / groups_, task_.M * (group + 1) / groups_, 0, task_.Q, 0, task_.L, true, true};
+  }
+  // Groups outermost, so that threads which share a head are neighbours.
+  Part at(int64_t index) const {
+    Part part = group_at(index / pieces_);
+    const int64_t piece = index % pieces_;
+    part.first_query = task_.Q * piece / pieces_;
+    part.end_query = task_.Q * (piece + 1) / pieces_;
+    return part;
+  }
+
+ private:
+  const Task& task_;
+  int64_t groups_, pieces_;
+};
 
 void run_forward(const Task& task) {
   const Implementation& cpu = implementation_for(task);
-  const int64_t pieces = query_pieces(task);
-  run_parts(task, task.N * task.M * pieces, cpu.forward, cpu.scratch_bytes(task, false),
-            [&](int64_t i) { return head_part(task, i, pieces); });
+  const Cut cut(task, cpu, false);
+  run_parts(task, cut.count(), cpu.forward, cpu.scratch_bytes(task, false), [&](int64_t i) { return cut.at(i); });
 }
 
 // A head's gradients in one go. With more threads than heads first those of the places, cut by queries, then
 // those of the value, cut by levels: more work in all, the same numbers in the same order.
 void run_backward(const Task& task) {
   const Implementation& cpu = implementation_for(task);
-  const int64_t pieces = query_pieces(task), bytes = cpu.scratch_bytes(task, true);
-  run_parts(task, task.N * task.M * pieces, cpu.backward, bytes, [&](int64_t i) {
-    Part part = head_part(task, i, pieces);
-    part.want_value = pieces == 1;
+  const Cut cut(task, cpu, true);
+  const int64_t bytes = cpu.scratch_bytes(task, true);
+  run_parts(task, cut.count(), cpu.backward, bytes, [&](int64_t i) {
+    Part part = cut.at(i);
+    part.want_value = !cut.has_pieces();
     return part;
   });
-  if (pieces == 1) return;
-  run_parts(task, task.N * task.M * task.L, cpu.backward, bytes, [&](int64_t i) {
-    Part part = head_part(task, i / task.L, 1);
+  if (!cut.has_pieces()) return;
+  run_parts(task, cut.groups() * task.L, cpu.backward, bytes, [&](int64_t i) {
+    Part part = cut.group_at(i / task.L);
     part.want_places = false;
     part.first_level = i % task.L;
     part.end_level = part.first_level + 1;
@@ -142,18 +157,23 @@ Task fused_task_of(const Sizes& s, const Tensor& value, const Tensor& references
   return task;
 }
 
+// Memory that is written from end to end.
+Tensor fresh(const Tensor& like, const std::vector<int64_t>& shape) {
+  Tensor tensor = torch::stable::new_empty(like, shape);
+  prefer_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * tensor.element_size());
+  return tensor;
+}
+Tensor fresh_like(const Tensor& like) { return fresh(like, shape_of(like)); }
+
 Tensor forward_of(Task& task, const Sizes& s, const Tensor& value) {
-  Tensor out = torch::stable::new_empty(value, {s.N, s.Q, s.M * s.D});
-  if (s.nothing_to_sample()) return torch::stable::zero_(out);
+  if (s.nothing_to_sample()) return torch::stable::new_zeros(value, {s.N, s.Q, s.M * s.D});
+  Tensor out = fresh(value, {s.N, s.Q, s.M * s.D});
   task.out = out.mutable_data_ptr();
   run_forward(task);
   return out;
 }
 
-Tensor zeros_like(const Tensor& like) {
-  Tensor zeros = torch::stable::empty_like(like);
-  return torch::stable::zero_(zeros);
-}
+Tensor zeros_like(const Tensor& like) { return torch::stable::new_zeros(like, shape_of(like)); }
 
 Tensor ms_deform_attn(const Tensor& value_, const std::vector<int64_t>& shapes, const Tensor& locations_,
                       const Tensor& weights_) {
@@ -181,8 +201,8 @@ Gradients ms_deform_attn_backward(const Tensor& grad_, const Tensor& value_, con
                locations = torch::stable::contiguous(locations_), weights = torch::stable::contiguous(weights_);
   if (s.nothing_to_sample()) return {zeros_like(value), zeros_like(locations), zeros_like(weights)};
   Task task = task_of(s, value, locations, weights);
-  Tensor grad_value = torch::stable::empty_like(value), grad_locations = torch::stable::empty_like(locations),
-         grad_weights = torch::stable::empty_like(weights);
+  Tensor grad_value = fresh_like(value), grad_locations = fresh_like(locations),
+         grad_weights = fresh_like(weights);
   task.grad = grad.const_data_ptr();
   task.grad_value = grad_value.mutable_data_ptr();
   task.grad_places = grad_locations.mutable_data_ptr();
@@ -202,8 +222,8 @@ FusedGradients ms_deform_attn_fused_backward(const Tensor& grad_, const Tensor& 
   if (s.nothing_to_sample())
     return {zeros_like(value), zeros_like(references), zeros_like(offsets), zeros_like(logits)};
   Task task = fused_task_of(s, value, references, offsets, logits);
-  Tensor grad_value = torch::stable::empty_like(value), grad_references = torch::stable::empty_like(references),
-         grad_offsets = torch::stable::empty_like(offsets), grad_logits = torch::stable::empty_like(logits);
+  Tensor grad_value = fresh_like(value), grad_references = fresh_like(references),
+         grad_offsets = fresh_like(offsets), grad_logits = fresh_like(logits);
   const Tensor shares = torch::stable::new_empty(references, {s.N, s.M, s.Q, s.reference_dims});
   task.grad = grad.const_data_ptr();
   task.grad_value = grad_value.mutable_data_ptr();

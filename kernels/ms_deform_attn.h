@@ -94,8 +94,10 @@ inline std::vector<Level> read_levels(const std::vector<int64_t>& shapes, int64_
   int64_t start = 0;
   for (size_t i = 0; i < shapes.size(); i += 2) {
     const int64_t height = shapes[i], width = shapes[i + 1];
-    STD_TORCH_CHECK(height >= 0 && width >= 0 && (width == 0 || height <= (INT64_MAX - start) / width),
-                    "ms_deform_attn: shapes: level ", i / 2, " has the impossible size ", height, " x ", width);
+    STD_TORCH_CHECK(height >= 0 && width >= 0, "ms_deform_attn: shapes: expected sizes of at least 0, got ", height,
+                    " x ", width, " at level ", i / 2);
+    STD_TORCH_CHECK(width == 0 || height <= (INT64_MAX - start) / width, "ms_deform_attn: shapes: expected areas that sum",
+                    " to value's ", tokens, " tokens, got ", height, " x ", width, " at level ", i / 2);
     levels.push_back({height, width, start});
     start += height * width;
   }
