@@ -8,18 +8,18 @@ Letters: N batch, S tokens of all levels, Q queries, M heads, D channels a head,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gdseg.models import deform_attn_checks as checks
 from gdseg.models import deform_attn_kernel as kernel
 from gdseg.models.deform_attn_ops import exact
 from gdseg.models.layers import init_xavier
 
-Shapes = Sequence[tuple[int, int]]
-FAR_OUTSIDE = -9.0  # in grid_sample's -1..1
+Shapes = checks.Shapes
+FAR_OUTSIDE = 9.0  # in grid_sample's -1..1
 
 
 def ms_deform_attn(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -28,6 +28,7 @@ def ms_deform_attn(value: Tensor, shapes: Shapes, locations: Tensor, weights: Te
     Raises RuntimeError on shapes or dtypes that do not fit, MachineError (exit code 5) when the compiled
     operator is missing in spite of GDSEG_KERNEL=require.
     """
+    checks.check_dtypes(value=value, locations=locations, weights=weights)
     if not kernel.runs_on(value.device.type):
         return ms_deform_attn_reference(value, shapes, locations, weights)
     out: Tensor = torch.ops.gdseg.ms_deform_attn(
@@ -44,8 +45,11 @@ def ms_deform_attn_fused(
     value as there; references in 0..1, points [N or 1, Q, 2] or anchors [N or 1, Q, 4] as cx, cy, w, h;
     offsets [N, Q, M, L, P, 2] and logits [N, Q, M, L * P] of value's dtype. Returns [N, Q, M * D].
     """
+    checks.check_dtypes(value=value, references=references, offsets=offsets, logits=logits)
     if not kernel.runs_on(value.device.type):
-        return ms_deform_attn_reference(value, shapes, *sampling_of(shapes, references, offsets, logits))
+        levels = checks.levels_of(shapes)
+        checks.check_fused(value, levels, references, offsets, logits)
+        return ms_deform_attn_reference(value, levels, *sampling_of(levels, references, offsets, logits))
     out: Tensor = torch.ops.gdseg.ms_deform_attn_fused(
         value, _flat(shapes), exact(references, value), offsets, logits
     )
@@ -62,7 +66,7 @@ def sampling_of(shapes: Shapes, references: Tensor, offsets: Tensor, logits: Ten
     centre = references[:, :, None, None, None, :2]
     if references.shape[-1] == 2:
         sizes = torch.tensor([(w, h) for h, w in shapes], dtype=references.dtype, device=references.device)
-        return centre + offsets / sizes[:, None], weights
+        return centre + offsets / sizes.clamp(min=1).view(-1, 1, 2), weights
     return centre + offsets / points * references[:, :, None, None, None, 2:] * 0.5, weights
 
 
@@ -72,18 +76,26 @@ def ms_deform_attn_reference(value: Tensor, shapes: Shapes, locations: Tensor, w
     value [N, S, M, D], the levels one after the other; shapes (height, width) of each level, their areas
     sum to S; locations [N, Q, M, L, P, 2] as (x, y) in 0..1, a NaN or infinite one counts as outside; weights
     [N, Q, M, L, P]. Coordinates and sums are float32, or float64 beside float64 values.
-    Returns [N, Q, M * D] of value's dtype.
+    Returns [N, Q, M * D] of value's dtype. Raises RuntimeError on shapes or dtypes that do not fit.
     """
+    checks.check_dtypes(value=value, locations=locations, weights=weights)
+    shapes = checks.levels_of(shapes)
+    checks.check_plain(value, shapes, locations, weights)
     N, _, M, D = value.shape
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
+    if all(h * w == 0 for h, w in shapes):  # zeros that gradients flow through
+        zero = value.sum() + locations[..., :0].sum() + weights[..., :0].sum()
+        return zero.to(value.dtype).expand(N, Q, M * D).contiguous()
     locations, weights = exact(locations, value), exact(weights, value)
     levels = torch.split(exact(value, value).permute(0, 2, 3, 1), [h * w for h, w in shapes], dim=-1)
     # queries last, so that the sum over points runs along memory
     grid = (2 * locations - 1).permute(3, 0, 2, 4, 1, 5).reshape(L, N * M, P, Q, 2)
-    grid = grid.nan_to_num(FAR_OUTSIDE, FAR_OUTSIDE, FAR_OUTSIDE)
+    grid = grid.clamp(-FAR_OUTSIDE, FAR_OUTSIDE).nan_to_num(FAR_OUTSIDE)  # grid_sample makes NaN of 1e38
     shares = weights.permute(3, 0, 2, 4, 1).reshape(L, N * M, 1, P, Q)
     out = levels[0].new_zeros(())
     for i, (level, (h, w)) in enumerate(zip(levels, shapes, strict=True)):
+        if h * w == 0:
+            continue  # grid_sample refuses it
         sampled = F.grid_sample(level.reshape(N * M, D, h, w), grid[i], align_corners=False)
         out = out + (sampled * shares[i]).sum(2)
     return out.view(N, M * D, Q).transpose(1, 2).to(value.dtype)
@@ -95,7 +107,7 @@ def kernel_in_use() -> str:
 
 
 def _flat(shapes: Shapes) -> list[int]:
-    return [side for shape in shapes for side in shape]
+    return [side for level in checks.levels_of(shapes) for side in level]
 
 
 class MSDeformAttn(nn.Module):

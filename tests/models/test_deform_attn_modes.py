@@ -1,0 +1,54 @@
+"""GDSEG_KERNEL: which deformable attention runs, and what is said about it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gdseg.errors import MachineError, UsageError
+from gdseg.models import deform_attn_kernel as kernel
+from gdseg.models.deform_attn import MSDeformAttn
+
+
+def test_modes(monkeypatch, tmp_path):
+    missing = kernel.load("require", tmp_path / "none.so")
+    monkeypatch.setattr(kernel, "KERNEL", missing)
+    with pytest.raises(MachineError, match="no compiled deformable attention for cpu") as error:
+        kernel.runs_on("cpu")
+    assert error.value.exit_code == 5
+    assert "is not built" in kernel.describe()
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    assert "does not load" in kernel.load("auto", broken).why
+    assert kernel.load("off").devices == frozenset()
+    monkeypatch.setattr(kernel, "KERNEL", kernel.load("sometimes"))
+    with pytest.raises(UsageError, match="GDSEG_KERNEL=sometimes is none of auto, require, off"):
+        kernel.runs_on("cpu")
+
+
+def test_auto_says_once_that_the_slow_path_runs(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(kernel, "KERNEL", kernel.load("auto", tmp_path / "none.so"))
+    monkeypatch.setattr(kernel, "_announced", False)
+    with caplog.at_level("INFO", "gdseg"):
+        MSDeformAttn(32, 2, 4, 4)
+        MSDeformAttn(32, 2, 4, 4)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "pure PyTorch" in caplog.text
+    assert "make kernels" in caplog.text
+
+
+def test_off_is_the_reference():
+    code = (
+        "import torch; from gdseg.models import deform_attn as d; torch.manual_seed(0);"
+        "a = (torch.randn(1, 4, 1, 8), [(2, 2)], torch.rand(1, 3, 1, 1, 4, 2), torch.rand(1, 3, 1, 1, 4));"
+        "assert torch.equal(d.ms_deform_attn(*a), d.ms_deform_attn_reference(*a)); print(d.kernel_in_use())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "GDSEG_KERNEL": "off"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "GDSEG_KERNEL=off" in run.stdout
