@@ -58,24 +58,36 @@ _EDITED = frozenset(
 )  # editors may write into the file itself
 
 
-def link(source: Path, target: Path) -> None:
-    """A file once more, as a hard link that takes no space; a copy if it is text, or where links cannot be.
+def link(source: Path, target: Path, how: str = "link") -> None:
+    """A file once more, in one step; its folder is made, and what was at `target` is replaced.
 
-    Folders are made. Raises MachineError.
+    how: "link", a hard link that takes no space, but a copy if it is text, or where links cannot be; "copy";
+    "symlink". Raises MachineError, also where both are the same path: a file is never put in its own place.
     """
+    temporary = target.with_name(f".{os.getpid()}.tmp")  # short: the target's name may be as long as can be
     try:
+        if source.resolve() == target.parent.resolve() / target.name:
+            raise MachineError("this is the file to be copied", target, "name another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix.lower() not in _EDITED:
-            try:
-                os.link(source.resolve(), target)
-                return
-            except OSError:  # another file system, too many links, no permission
-                target.unlink(missing_ok=True)
-        shutil.copy2(source, target)
+        temporary.unlink(missing_ok=True)  # a killed run's may be a link: never write into it
+        if how == "symlink":
+            temporary.symlink_to(source.resolve())
+        elif how == "copy" or source.suffix.lower() in _EDITED or not _linked(source, temporary):
+            shutil.copy2(source, temporary)
+        os.replace(temporary, target)
     except OSError as error:
-        raise MachineError(
-            f"cannot copy {source}: {error.strerror or error}", target, "free some space"
-        ) from error
+        what = f"cannot copy {source}: {error.strerror or error}"
+        raise MachineError(what, target, "check the disk's space and permissions") from error
+    finally:
+        _discard(temporary)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source.resolve(), target)  # of a symlink, what it means
+    except OSError:  # another file system, too many links, no permission
+        return False
+    return True
 
 
 def _discard(temporary: Path) -> None:

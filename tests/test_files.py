@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 from gdseg.device import amp_dtype, resolve_device
 from gdseg.errors import MachineError, UsageError
-from gdseg.files import plain, replace_file, write_atomic, write_json
+from gdseg.files import link, plain, replace_file, write_atomic, write_json
 
 
 def test_writes_text_and_bytes_and_makes_the_folder(tmp_path: Path) -> None:
@@ -65,3 +66,43 @@ def test_devices() -> None:
         resolve_device("cuda:99")
     assert amp_dtype("bf16", torch.device("cpu")) == torch.bfloat16
     assert amp_dtype("auto", torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("how", ["link", "copy", "symlink"])
+def test_a_file_once_more_replaces_what_was_there(tmp_path: Path, how: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"new")
+    (tmp_path / "a.png").chmod(0o640)
+    target = tmp_path / "to" / ("b" * 250 + ".png")
+    link(tmp_path / "a.png", target, how)
+    link(tmp_path / "a.png", target, how)
+    assert target.read_bytes() == b"new"
+    assert target.samefile(tmp_path / "a.png") == (how != "copy")
+    (tmp_path / "b.png").write_bytes(b"newer")
+    link(tmp_path / "b.png", target, how)
+    assert (target.read_bytes(), (tmp_path / "a.png").read_bytes()) == (b"newer", b"new")
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
+    assert list((tmp_path / "to").iterdir()) == [target]
+
+
+@pytest.mark.parametrize("how", ["link", "copy", "symlink"])
+def test_a_file_is_never_put_in_its_own_place(tmp_path: Path, how: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"mine")
+    with pytest.raises(MachineError, match="the file to be copied"):
+        link(tmp_path / "a.png", tmp_path / "to" / ".." / "a.png", how)
+    assert (tmp_path / "a.png").read_bytes() == b"mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_failed_link_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"new")
+    (tmp_path / "b.png").write_bytes(b"old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(MachineError, match="No space left"):
+        link(tmp_path / "a.png", tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]

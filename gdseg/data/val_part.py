@@ -6,6 +6,7 @@ the json has as it was), or images/ and annotations/ of label maps with classes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,8 +53,10 @@ def _coco(source: Path, parts: dict[str, list[Record]], target: Path) -> Iterato
     kind = "panoptic" if panoptic else "instances"
     for part, records in parts.items():
         by_id = {record.image_id: record for record in records}
-        images = [{**item, "file_name": _name(item)} for item in content["images"] if item["id"] in by_id]
+        images = [_renamed(item) for item in content["images"] if item["id"] in by_id]
         annotations = [item for item in content["annotations"] if item["image_id"] in by_id]
+        if panoptic:
+            annotations = [_renamed(item) for item in annotations]
         path = target / "annotations" / f"{kind}_{part}.json"
         write_json(path, {**content, "images": images, "annotations": annotations}, indent=None)
         for image in images:
@@ -64,11 +67,13 @@ def _coco(source: Path, parts: dict[str, list[Record]], target: Path) -> Iterato
             yield label_map.path, path.with_suffix("") / item["file_name"]
 
 
-def _name(image: Item) -> str:
-    """The file name, if it stays in its folder, else the file's own name with the image's id."""
-    path = PurePosixPath(image["file_name"])
-    inside = not path.is_absolute() and ".." not in path.parts
-    return str(path) if inside else f"{image['id']}-{path.name}"
+def _renamed(item: Item) -> Item:
+    """An image or a PNG with a file_name that stays in its folder: its own, or its last part and a hash."""
+    path = PurePosixPath(item["file_name"])
+    if not path.is_absolute() and ".." not in path.parts:
+        return item
+    digest = hashlib.sha256(str(path).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return {**item, "file_name": f"{digest}-{path.name}"}
 
 
 def _is_plain(record: Record, task: str) -> bool:

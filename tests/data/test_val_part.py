@@ -68,3 +68,29 @@ def test_other_formats_are_converted_first(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="only COCO json") as caught:
         make_val_part(dataset, ["a"], tmp_path / "new")
     assert "data convert" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "above"])
+def test_a_png_named_elsewhere_stays_there_and_is_put_inside(tmp_path: Path, absolute: bool) -> None:
+    make_scenes(tmp_path / "D", ShapesOptions(6, 1, 48), "panoptic")
+    path = tmp_path / "D" / "annotations" / "panoptic_train.json"
+    content = json.loads(path.read_text())
+    folder = path.with_suffix("")
+    for item in content["annotations"]:
+        png = folder / item["file_name"]
+        item["file_name"] = str(png) if absolute else f"../../mine/{png.name}"
+        if not absolute:
+            (tmp_path / "D" / "mine").mkdir(exist_ok=True)
+            png.rename(tmp_path / "D" / "mine" / png.name)
+    path.write_text(json.dumps(content))
+    before = {p: (p.stat().st_ino, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
+    dataset = open_dataset(Data(root=str(tmp_path / "D")), ("train",), task="panoptic")
+    new = divided(dataset, 0.34, tmp_path / "new")
+    old = {r.image_id: r for r in dataset.train}
+    for record in new.train + new.val:
+        png, origin = record.label_map, old[record.image_id].label_map
+        assert png.path.samefile(origin.path)
+        assert png.path.is_relative_to(tmp_path / "new")
+        assert ".." not in png.path.parts
+    outside = [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(tmp_path / "new")]
+    assert {p: (p.stat().st_ino, p.read_bytes()) for p in outside} == before
