@@ -74,18 +74,26 @@ def convert(
     if out.resolve().is_relative_to(dataset.root.resolve()):
         raise UsageError("--out lies in the data set, which is left as it is", out, "name a folder beside it")
     summary = Summary(str(out), to, layout.task, len(dataset.classes))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    place = out.resolve()  # "." has no name of its own
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         _write(dataset, layout, temporary, how, summary, progress or (lambda done, total: None))
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
+        _move(temporary, place)
     except OSError as error:
         reason = error.strerror or error
         raise MachineError(f"cannot write: {reason}", out, "check the path and its permissions") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return summary
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Rename the folder, or what is in it if the place is there: that may be the shell's own folder."""
+    if not place.is_dir():
+        folder.rename(place)
+        return
+    for path in sorted(folder.iterdir()):
+        path.rename(place / path.name)
 
 
 def _open(data: Data, task: str) -> Dataset:

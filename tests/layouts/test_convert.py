@@ -381,6 +381,18 @@ def test_a_folder_with_something_in_it_or_inside_the_data_is_refused(source: Pat
     convert(data, tmp_path / "empty", "yolo")
 
 
+def test_the_folder_one_is_in(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays the same folder: a shell in it would not see another one of its name."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    convert(Data(root=str(source)), Path("."), "coco")
+    assert here.samefile(".")
+    assert sorted(p.name for p in Path(".").iterdir()) == ["annotations", "train", "val"]
+    assert len(opened(here).train) == 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "source"]
+
+
 def test_labels_that_are_not_there_are_said(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no train panoptic labels found, only instance \(coco\)"):
         convert(Data(root=str(source)), tmp_path / "out", "coco_panoptic")
