@@ -108,4 +108,7 @@ def _decoded(text: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     except Exception as error:  # a decoder fed with untrusted bytes may raise anything
         reason = shorten(str(error) or type(error).__name__, 100)
         raise SegmentationError("bad mask", f"its mask is not a PNG in base64: {reason}") from error
-    return values if values.ndim == 2 else np.asarray(values[:, :, :3].any(axis=2))
+    if values.ndim == 2:
+        return values
+    colours = 1 if values.shape[2] == 2 else 3  # what comes after them is alpha
+    return np.asarray(values[:, :, :colours].any(axis=2))

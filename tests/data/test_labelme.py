@@ -212,6 +212,16 @@ def test_bad_shapes_are_named(tmp_path: Path, bad: Any, fault: str) -> None:
         open_dataset(Data(root=str(tmp_path), val="none"))
 
 
+@pytest.mark.parametrize("channels", [2, 4], ids=["LA", "RGBA"])
+def test_the_alpha_of_a_mask_is_not_its_mask(tmp_path: Path, channels: int) -> None:
+    picture = np.zeros((3, 4, channels), dtype=np.uint8)
+    picture[..., -1] = 255
+    picture[1, 2, 0] = 255
+    write(tmp_path, [shape("a", [[5, 7], [8, 9]], "mask", mask=png(picture))])
+    [(_, _, mask)] = masks(tmp_path)
+    assert np.argwhere(mask).tolist() == [[8, 7]]
+
+
 def test_a_mask_of_another_size_is_not_decoded(tmp_path: Path) -> None:
     """20,000 x 8,000 pixels in 20 kB, which would take 160 MB."""
     bomb = png(np.zeros((8000, 20000), dtype=bool))
