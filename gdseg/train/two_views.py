@@ -32,13 +32,14 @@ def agreed(first: LayerOutput, second: LayerOutput, batch: Batch, softmax: bool)
     assert first.masks is not None
     assert second.masks is not None
     logits, masks, boxes = [], [], []
-    full = batch.images.shape[-1]
-    for i, (_, width) in enumerate(batch.sizes):
+    tall, full = batch.images.shape[-2:]
+    for i, (height, width) in enumerate(batch.sizes):
         back = unflip(second.masks[i].float(), width / full)
-        pair, alike = _pairs(first.masks[i], back)
+        inside = _inside(back, height / tall, width / full)
+        pair, alike = _pairs(first.masks[i][:, inside], back[:, inside])
         logits.append(_mean_logits(first.logits[i], second.logits[i][pair], alike, softmax))
         own = first.masks[i].float()
-        masks.append(torch.where(alike[:, None, None], (own + back[pair]) / 2, own))
+        masks.append(torch.where(alike[:, None, None] & inside, (own + back[pair]) / 2, own))
         if first.boxes_cxcywh is not None and second.boxes_cxcywh is not None:
             other = second.boxes_cxcywh[i][pair].clone()
             other[:, 0] = width / full - other[:, 0]
@@ -58,8 +59,17 @@ def unflip(masks: Tensor, share: float) -> Tensor:
     return torch.lerp(masks[..., low], masks[..., high], (place - low).to(masks.dtype))
 
 
+def _inside(masks: Tensor, tall: float, wide: float) -> Tensor:
+    """Cells of masks [Q, h, w] whose centres lie in the image, these shares of both sides: bool [h, w].
+
+    The padding has no mirrored counterpart: `unflip` fills it with the image's edge.
+    """
+    rows, columns = (torch.arange(n, device=masks.device) + 0.5 for n in masks.shape[-2:])
+    return (rows < tall * len(rows))[:, None] & (columns < wide * len(columns))
+
+
 def _pairs(own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """For each mask the most alike other one, and whether it is alike: int64 [Q], bool [Q]."""
+    """For each mask [Q, cells] the most alike other one, and whether it is alike: int64 [Q], bool [Q]."""
     a, b = ((masks > 0).flatten(1).float() for masks in (own, other))
     both = a @ b.T
     iou = both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp(min=1)

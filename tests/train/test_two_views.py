@@ -62,3 +62,14 @@ def test_softmax_gives_the_lost_half_to_no_object():
     second = output([column(2), column(6, 7)], [[0.3, 0.3, 0.4], [0.4, 0.4, 0.2]], True, [0.3, 0.9])
     found = agreed(first, second, batch(), softmax=True).logits[0].softmax(-1)
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.25, 0.15], [0.1, 0.3, 0.6]]))
+
+
+def test_padding_is_the_first_views_alone():
+    """Image of six columns of cells of eight: an object at its right edge is not smeared, and is found again."""
+    seen = column(5)
+    seen[:, 6:] = -3.0  # what a network says of padding
+    first = output([seen], [[0.8, 0.1]], False, [0.7])
+    second = output([column(0)], [[0.4, 0.3]], False, [0.05])
+    found = agreed(first, second, batch(24), softmax=False)
+    torch.testing.assert_close(found.logits[0].sigmoid(), torch.tensor([[0.6, 0.2]]))
+    assert torch.equal(found.masks[0, 0], seen)
