@@ -282,7 +282,7 @@ class Distill:
     alarm_high: float = key(5.0, "warn when pseudo-labels an image exceed the labelled objects an image this many times", above=0.0)
     alarm_drift: float = key(0.5, "warn when the classes of pseudo-labels and of labels differ by more than this share of objects (total variation); 1: never", low=0.0, high=1.0)
     alarm_agreement: float = key(0.0, "warn when the student finds less than this share of the pseudo-labels again (F1 at mask IoU 0.5, looked at once a log line); 0: not looked at", low=0.0, high=1.0)
-    fallback: str = key("none", "while a warning holds: none, freeze (the teacher stays as it is), raise (the thresholds move 0.05 a log line towards fewer pseudo-labels, or more where there are too few)", choices=["none", "freeze", "raise"])
+    fallback: str = key("none", "while a warning holds: none, freeze (the teacher stays as it is while the student finds less than alarm_agreement again), raise (the thresholds move 0.05 a log line, at most half-way to 0 or 1, towards fewer pseudo-labels, or more where there are too few; not for drift)", choices=["none", "freeze", "raise"])
 
 
 @dataclass

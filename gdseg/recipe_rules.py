@@ -84,6 +84,8 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield "distill.thresholds are those of objects; task: semantic has distill.region_threshold"
     if distill.fallback == "raise" and distill.thresholds == "ema":
         yield "distill.fallback: raise needs distill.thresholds: fixed or prior, ema sets them at each step"
+    if distill.fallback == "freeze" and not distill.alarm_agreement:
+        yield "distill.fallback: freeze needs distill.alarm_agreement above 0, the warning that it answers"
     measured = {"instance": ("mask", "box"), "panoptic": ("pq",), "semantic": ("miou",)}[recipe.task]
     if train.best != "auto" and not train.best.startswith(measured):
         yield f"train.best: {train.best} is not measured for task: {recipe.task}; use auto"

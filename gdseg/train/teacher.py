@@ -53,7 +53,8 @@ class Teacher:
         if not self.is_guide(step):
             self.guide = None  # its memory is free for the rest of the run
             since = step - self.recipe.distill.burn_in_steps
-            if not since or not self.thresholds.frozen:
+            alone = step >= self.recipe.distill.steps - self.recipe.distill.final_steps
+            if not since or alone or not self.thresholds.frozen:  # nobody is held without pseudo-labels
                 update_ema(self.average, student, self._decay(since))
 
     def _decay(self, since: int) -> float:

@@ -1,8 +1,9 @@
 """Pseudo-labels and both networks watched through a distillation: collapse and drift, said and answered.
 
 Counts and classes of pseudo-labels are held against the labelled images', and the student's answer against
-the teacher's. While something is wrong, `distill.fallback` may stop the teacher or move the thresholds; the
-best teacher is kept by `session.py` where train.eval_every asks for evaluations. Called by distill.py.
+the teacher's. While something is wrong that it can cure, `distill.fallback` may stop the teacher or move the
+thresholds: a stopped teacher says the same for ever, so only the student's disagreement, which then falls,
+stops it; thresholds for all classes alike change counts, not shares of classes. The best teacher is kept by `session.py` where train.eval_every asks for evaluations. Called by distill.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from gdseg.train.thresholds import ClassThresholds
 
 _ENOUGH = 30.0  # pseudo-labels from which their classes say something
 _MOVE = 0.05  # of the thresholds, a log line
+_REACH = 0.5  # of the way from class_threshold to 0 or 1: as far as they are moved
+_COUNTED = {"few", "many", "agreement"}  # faults that other thresholds may cure
 
 
 class Watch:
@@ -37,9 +40,9 @@ class Watch:
             return []
         wrong = dict(self._faults(means))
         self._answer(wrong)
-        fresh = [text for way, text in wrong.items() if way not in self._said]
+        fresh = [text + self._meanwhile(way) for way, text in wrong.items() if way not in self._said]
         self._said = set(wrong)
-        return [f"warning: step {step}: {text}{self._meanwhile()}" for text in fresh]
+        return [f"warning: step {step}: {text}" for text in fresh]
 
     def classes(self, means: Mapping[str, float]) -> dict[str, list[float]]:
         """Lists by label: labelled objects an image, pseudo-labels an image of late, thresholds.
@@ -72,13 +75,20 @@ class Watch:
             yield "agreement", f"the student finds {agreement:.0%} of the pseudo-labels again ({hint})"
 
     def _answer(self, wrong: Mapping[str, str]) -> None:
-        self.thresholds.frozen.fill_(bool(wrong) and self.rule.fallback == "freeze")
-        if wrong and self.rule.fallback == "raise":
-            self.thresholds.shift(-_MOVE if "few" in wrong else _MOVE)
+        self.thresholds.frozen.fill_("agreement" in wrong and self.rule.fallback == "freeze")
+        if self.rule.fallback != "raise" or not _COUNTED & set(wrong):
+            return
+        values, start = self.thresholds.values, self.rule.class_threshold
+        if "few" in wrong:
+            moved = torch.minimum(values, (values - _MOVE).clamp(min=start - _REACH * start))
+        else:
+            moved = torch.maximum(values, (values + _MOVE).clamp(max=start + _REACH * (1 - start)))
+        self.thresholds.shift(moved - values)
 
-    def _meanwhile(self) -> str:
-        said = {"freeze": "; the teacher is held until this is over", "raise": "; the thresholds are moved"}
-        return said.get(self.rule.fallback, "")
+    def _meanwhile(self, way: str) -> str:
+        if self.rule.fallback == "freeze" and way == "agreement":
+            return "; the teacher is held until this is over"
+        return "; the thresholds are moved" if self.rule.fallback == "raise" and way in _COUNTED else ""
 
 
 def pseudo_statistics(pseudo: Sequence[Targets]) -> dict[str, float]:

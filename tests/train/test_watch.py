@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
-from gdseg.recipe import Distill
+from gdseg.recipe import Distill, Recipe
 from gdseg.structures import Targets
+from gdseg.train.teacher import Teacher
 from gdseg.train.thresholds import ClassThresholds
 from gdseg.train.watch import Watch, agreement
 
@@ -59,23 +60,62 @@ def test_nothing_is_checked_without_pseudo_labels():
     assert watch(alarm_agreement=1.0).check(1, {"loss": 1.0}) == []
 
 
-def test_freeze_holds_the_teacher_while_the_fault_lasts():
-    made = watch(fallback="freeze")
+def test_freeze_holds_the_teacher_while_the_student_disagrees_and_for_nothing_else():
+    made = watch(fallback="freeze", alarm_agreement=0.5)
     held = []
-    for count in (10, 60, 60, 10):
-        made.check(1, {"pseudo_per_image": count})
+    for count, agreed in ((10, 0.9), (60, 0.9), (0.5, 0.9), (10, 0.2), (60, 0.3), (60, 0.9)):
+        made.check(1, {"pseudo_per_image": count, "pseudo_agreement": agreed})
         held.append(bool(made.thresholds.frozen))
-    assert held == [False, True, True, False]
+    assert held == [False, False, False, True, True, False]
 
 
-@pytest.mark.parametrize(("count", "moved"), [(60, 0.55), (0.5, 0.45), (10, 0.5)])
-def test_raise_moves_the_thresholds_the_right_way(count, moved):
+def test_a_warning_says_what_is_done_only_where_it_is():
+    made = watch(fallback="freeze", alarm_agreement=0.5)
+    many, student = made.check(1, {"pseudo_per_image": 60, "pseudo_agreement": 0.2})
+    assert "held until" not in many
+    assert student.endswith("the teacher is held until this is over")
+
+
+@pytest.mark.parametrize("final", [0, 2])
+def test_a_held_teacher_moves_again_once_labels_alone_are_learned(final):
+    made = Teacher.__new__(Teacher)
+    made.recipe = Recipe()
+    made.recipe.distill = Distill(steps=6, burn_in_steps=0, final_steps=final, ema_decay=0.5)
+    made.thresholds = ClassThresholds(made.recipe.distill, 3)
+    made.thresholds.frozen.fill_(True)
+    student, made.average = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    moved = []
+    for step in range(6):
+        before = made.average.weight.clone()
+        torch.nn.init.constant_(student.weight, 100.0 + step)
+        made.follow(student, step)
+        moved.append(not torch.equal(made.average.weight, before))
+    assert moved == [True, False, False, False, final > 0, final > 0]
+
+
+@pytest.mark.parametrize(
+    ("count", "moved", "end"), [(60, 0.55, 0.75), (0.5, 0.45, 0.25), (10, 0.5, 0.5)]
+)
+def test_raise_moves_the_thresholds_the_right_way_and_half_way_at_most(count, moved, end):
     made = watch(fallback="raise")
     made.check(1, {"pseudo_per_image": count})
     assert made.thresholds.values.tolist() == pytest.approx([moved] * 3)
     for _ in range(40):
         made.check(1, {"pseudo_per_image": count})
-    assert 0.05 <= made.thresholds.values[0] <= 0.95 + 1e-6
+    assert made.thresholds.values.tolist() == pytest.approx([end] * 3)
+
+
+def test_raise_does_not_pull_back_what_is_already_further_nor_answer_drift():
+    made = watch(fallback="raise", alarm_drift=0.4)
+    made.thresholds.values.fill_(0.9)  # as `prior` may set it
+    made.check(1, {"pseudo_per_image": 60})
+    assert made.thresholds.values.tolist() == pytest.approx([0.9] * 3)
+    for _ in range(100):
+        made.thresholds.count([squares((0, 0))], [squares((1, 0))])
+    (text,) = made.check(2, {"pseudo_per_image": 10})
+    assert "drifted" in text
+    assert "moved" not in text
+    assert made.thresholds.values.tolist() == pytest.approx([0.9] * 3)
 
 
 def test_agreement_is_the_f1_of_masks_and_classes():
