@@ -119,7 +119,8 @@ def _with_masks(record: Record, task: str, part: str, faults: list[Fault]) -> Re
 
 def files_of(record: Record) -> tuple[Path, ...]:
     """The files of one image: itself, and its label maps."""
-    maps = (record.label_map.path, record.label_map.below) if record.label_map else ()
+    found = record.label_map
+    maps = (found.path, found.below, found.classes) if found else ()
     return (record.path, *(path for path in maps if path))
 
 

@@ -16,13 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gdseg.data.dataset import open_dataset
+from gdseg.data.dataset import open_dataset, unlabelled_records
 from gdseg.errors import DataError
 from gdseg.files import plain
 from gdseg.recipe import Data, Recipe
 from gdseg.recipe_yaml import apply_overrides, key_paths
 from gdseg.runs import file_sha256
-from gdseg.train.start import labels_sha256
+from gdseg.train.start import images_sha256, labels_sha256
 
 KINDS = ("labels", "teacher", "student", "all")
 # what no network depends on, and what none that is trained on labels alone depends on
@@ -122,6 +122,8 @@ def _add(
 def _job(recipe: Recipe, labels_sha256: str, teacher: str | None = None) -> Job:
     unused = _NEVER if teacher else _NEVER + _STUDENTS_ONLY
     identity = [teacher, labels_sha256, _changed(recipe, unused)]
+    if teacher and recipe.data.unlabelled:
+        identity.append(_images_sha256(tuple(recipe.data.unlabelled)))
     text = json.dumps(plain(identity), sort_keys=True)
     return Job(hashlib.sha256(text.encode()).hexdigest()[:12], recipe, teacher)
 
@@ -144,6 +146,11 @@ def _data_sha256(data: Data, task: str) -> str:
     """Hash of the labels and of the split, if it is a file. Raises DataError when one of them is missing."""
     labels = _labels_sha256(json.dumps(vars(replace(data, ratio=1.0, split=None, workers=0))), task)
     return labels + (file_sha256(Path(data.split)) if data.split else "")
+
+
+@lru_cache
+def _images_sha256(folders: tuple[str, ...]) -> str:
+    return images_sha256(unlabelled_records([Path(folder) for folder in folders]))
 
 
 @lru_cache

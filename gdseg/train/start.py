@@ -20,6 +20,7 @@ import torch
 
 from gdseg import __version__
 from gdseg.data.dataset import Dataset, labelled_records, open_dataset
+from gdseg.data.inspect import files_of
 from gdseg.data.split import Split, choose_split, load_split, save_split
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
@@ -86,12 +87,42 @@ def record_run(
 
 
 def labels_sha256(labels: Path | None, records: Sequence[Record]) -> str | None:
-    """Of a part's json, or of the names and sizes of the files in its folder of label maps."""
-    if labels is None or labels.is_file():
-        return file_sha256(labels) if labels else None
-    maps = [m for r in records if r.label_map for m in (r.label_map.path, r.label_map.below) if m]
-    listed = [[Path(os.path.relpath(path, labels)).as_posix(), path.stat().st_size] for path in maps]
+    """Of a part's json; of other formats, of what their files say: the records, with the sizes of label maps."""
+    if labels is None:
+        return None
+    if labels.is_file() and labels.suffix.lower() == ".json":
+        return file_sha256(labels)
+    digest = hashlib.sha256()
+    for record in records:
+        said = [
+            _relative(record.image_id, labels),
+            _relative(record.path, labels),
+            record.height,
+            record.width,
+            record.annotations,
+            [[_relative(path, labels), path.stat().st_size] for path in files_of(record)[1:]],
+        ]
+        digest.update(json.dumps(said, sort_keys=True, default=_plain).encode())
+    return digest.hexdigest()
+
+
+def images_sha256(records: Sequence[Record]) -> str:
+    """Of the names and sizes in bytes of images."""
+    listed = [[str(record.path), record.path.stat().st_size] for record in records]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def _relative(name: int | str | Path, labels: Path) -> int | str:
+    """A path as seen from the labels, so that a data set may be moved; another name as it is."""
+    absolute = not isinstance(name, int) and Path(name).is_absolute()
+    if isinstance(name, Path) or absolute:
+        return Path(os.path.relpath(name, labels)).as_posix()
+    return name
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: arrays, numbers of NumPy, compressed masks."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _git_commit() -> str | None:

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from gdseg.errors import CheckpointError, DataError, DivergedError, InterruptedRun
 from gdseg.recipe_yaml import apply_overrides
-from gdseg.train import budget, session
+from gdseg.train import budget, budget_plan, session
 from gdseg.train.budget import finished, run_folder, run_plan
 from gdseg.train.budget_plan import Arm, make_plan
 from gdseg.train.budget_report import arm_rows, draw_results, gather, save_results, summary
@@ -69,6 +70,17 @@ def test_other_labels_are_another_run_and_a_split_counts_by_its_content(tiny_rec
     assert keys(first, "all") == keys(second, "all")
     one, other = (plan_of(recipe, ratios=(0.5,), data_sha256=lambda d, t, x=x: x) for x in "ab")
     assert not set(one.jobs) & set(other.jobs)
+
+
+def test_other_unlabelled_images_are_another_student_of_the_same_teacher(tiny_recipe, tmp_path):
+    recipe = tiny_recipe("maskdino", f"data.unlabelled=[{tmp_path}]")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    first = plan_of(recipe)
+    budget_plan._images_sha256.cache_clear()  # as a new process would
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    second = plan_of(recipe)
+    assert keys(first, "teacher") == keys(second, "teacher")
+    assert not keys(first, "student") & keys(second, "student")
 
 
 def test_without_validation_labels_there_is_nothing_to_compare(tiny_recipe):
@@ -136,7 +148,7 @@ def test_an_interrupted_experiment_goes_on_to_the_same_result(tiny_recipe, tmp_p
 
 
 def test_an_interruption_during_the_last_evaluation_costs_no_training(tiny_recipe, tmp_path, monkeypatch):
-    plan = plan_of(tiny_recipe(), kinds=("teacher",))
+    plan = plan_of(tiny_recipe("maskdino", "postprocess.max_detections=auto"), kinds=("teacher",))
     (job,) = plan.jobs.values()
     evaluate = session.evaluate
 
