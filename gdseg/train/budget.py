@@ -95,8 +95,9 @@ def _evaluate(job: Job, run: Path, device: torch.device) -> Scores:
     dataset = open_dataset(job.recipe.data, task=job.recipe.task)
     scores = {}
     for role in ("teacher", "student") if job.teacher else ("teacher",):
+        # the network's recipe has the numbers that the run chose for auto
         network = load_network(run / "checkpoints" / f"last-{role}.safetensors", device)
-        scores[role] = evaluate(network.model, dataset, job.recipe, device).metrics
+        scores[role] = evaluate(network.model, dataset, network.recipe, device).metrics
     return scores
 
 
