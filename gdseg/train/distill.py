@@ -80,7 +80,8 @@ def distill(
 
             done = step + 1
             means = session.log_step(done, len(labelled) + len(weak), losses)
-            session.tell(done, watch.check(done, means), watch.classes(means))
+            kept = session.due(done, recipe.train.save_every) or session.due(done, recipe.train.eval_every)
+            session.tell(done, watch.check(done, means), watch.classes() if kept else {})
             roles = {"student": student} if teacher.is_guide(step) else both
             if session.due(done, recipe.train.save_every) or session.stop_signal:
                 session.save(done, roles, state)

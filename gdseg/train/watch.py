@@ -44,16 +44,17 @@ class Watch:
         self._said = set(wrong)
         return [f"warning: step {step}: {text}" for text in fresh]
 
-    def classes(self, means: Mapping[str, float]) -> dict[str, list[float]]:
-        """Lists by label: labelled objects an image, pseudo-labels an image of late, thresholds.
+    def classes(self) -> dict[str, list[float]]:
+        """Lists by label: labelled objects an image, pseudo-labels an image of late, thresholds; four digits.
 
-        Empty between log lines.
+        Empty before the first pseudo-labels.
         """
-        if "pseudo_per_image" not in means:
-            return {}
         own = self.thresholds
-        found = own.found / own.found_images.clamp(min=1e-6)
-        return {"labelled": own.prior.tolist(), "pseudo": found.tolist(), "thresholds": own.values.tolist()}
+        if not own.found_images:
+            return {}
+        found = own.found / own.found_images
+        lists = {"labelled": own.prior, "pseudo": found, "thresholds": own.values}
+        return {name: [round(value, 4) for value in values.tolist()] for name, values in lists.items()}
 
     def _faults(self, means: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         rule, count, drift = self.rule, means["pseudo_per_image"], self.thresholds.drift()
