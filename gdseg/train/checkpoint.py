@@ -29,6 +29,8 @@ _UNUSABLE = (
     AttributeError,
 )
 
+_LATER = ("thresholds",)  # what states written by an earlier version lack
+
 
 def save_state(
     path: Path, progress: dict[str, Any], learner: Learner, networks: Mapping[str, nn.Module]
@@ -49,14 +51,18 @@ def save_state(
 def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Restore networks, optimiser and scaler in place; return the progress: step, best, unlogged.
 
+    A state of an earlier version has no "thresholds": those of the recipe stay.
+
     Raises CheckpointError when the file is missing, unsafe, or of another architecture or optimiser.
     """
     if not path.is_file():
         raise CheckpointError("nothing to resume from", path, "start it without --resume")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["networks"]
         for name, network in networks.items():
-            network.load_state_dict(state["networks"][name])
+            if name in saved or name not in _LATER:
+                network.load_state_dict(saved[name])
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scaler.load_state_dict(state["scaler"])
         return {name: state[name] for name in ("step", "best", "unlogged", "scores")}
