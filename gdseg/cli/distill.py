@@ -63,7 +63,7 @@ def command(
     from gdseg.train.distill import distill
 
     job = partial(distill, teacher_file=guide)
-    execute("distill", resolved, run, context.params, job, "gdseg eval")
+    execute("distill", resolved, run, context.params, job, "gdseg eval", guide)
 
 
 def _recipe_of(guide: Path, changes: list[str]) -> Recipe:

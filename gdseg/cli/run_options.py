@@ -86,15 +86,24 @@ def resumed_run(verb: str, params: Mapping[str, Any], changes: list[str]) -> Pat
 
 
 def execute(
-    verb: str, recipe: Recipe, run: Path, params: Mapping[str, Any], train: Callable[..., Any], after: str
+    verb: str,
+    recipe: Recipe,
+    run: Path,
+    params: Mapping[str, Any],
+    train: Callable[..., Any],
+    after: str,
+    teacher: Path | None = None,
 ) -> None:
-    """Describe the run (--dry-run), or call `train(recipe, run, device=..)` and say what is next."""
+    """Describe the run (--dry-run), or call `train(recipe, run, device=..)` and say what is next.
+
+    teacher: the network that a distillation starts from.
+    """
     from gdseg.device import resolve_device
     from gdseg.train.plan import describe
 
     device = resolve_device(params["device"])
     if params["dry_run"]:
-        print(describe(recipe, run, device, verb))
+        print(describe(recipe, run, device, verb, teacher))
         return
     quiet = params["quiet"] or params["as_json"]
     scores = train(

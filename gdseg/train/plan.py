@@ -12,12 +12,19 @@ from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
 from gdseg.train.counts import settle
 from gdseg.train.start import open_data
+from gdseg.train.teacher import load_guide
 
 
-def describe(recipe: Recipe, run: Path, device: torch.device, verb: str) -> str:
-    """Recipe, data, split, model size and run directory as text. Raises what the run itself would."""
+def describe(
+    recipe: Recipe, run: Path, device: torch.device, verb: str, teacher: Path | None = None
+) -> str:
+    """Recipe, data, split, model size and run directory as text; teacher: of a distillation.
+
+    Raises what the run itself would.
+    """
     data = open_data(recipe)
-    recipe = settle(recipe, data.labelled)
+    like = load_guide(teacher, data.dataset, torch.device("cpu")).recipe if teacher else None
+    recipe = settle(recipe, data.labelled, like if recipe.distill.student_init == "teacher" else None)
     with torch.device("meta"):
         model = build_model(recipe, len(data.dataset.classes), load_weights=False)
     parameters = sum(p.numel() for p in model.parameters())

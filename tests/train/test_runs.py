@@ -18,6 +18,7 @@ from gdseg.train import checkpoint, engine, session
 from gdseg.train import teacher as teacher_module
 from gdseg.train.distill import distill
 from gdseg.train.engine import Learner
+from gdseg.train.plan import describe
 from gdseg.train.pretrain import pretrain
 
 CPU = torch.device("cpu")
@@ -273,6 +274,33 @@ def test_resume_refuses_what_is_no_state(tiny_recipe, tmp_path, teacher):
     state.unlink()
     with pytest.raises(CheckpointError, match="nothing to resume from"):
         pretrain(tiny_recipe(), run, CPU, resume=True, quiet=True)
+
+
+def test_a_distillation_of_a_version_without_class_thresholds_is_resumed(
+    tiny_recipe, tmp_path, monkeypatch, teacher
+):
+    run, recipe = tmp_path / "run", tiny_recipe("maskdino", "train.save_every=2", "train.eval_every=3")
+    interrupt_in(monkeypatch, 3)
+    with pytest.raises(InterruptedRun):
+        distill(recipe, run, teacher, CPU, quiet=True)
+    file = run / "checkpoints/last.state.pt"
+    state = torch.load(file, weights_only=True)
+    del state["networks"]["thresholds"]
+    torch.save(state, file)
+    distill(recipe, run, teacher, CPU, resume=True, quiet=True)
+    assert log(run)[-1]["step"] == 6
+    classes = log(run, "pseudo.jsonl")  # a line for each save or evaluation that was due, not each log line
+    assert [entry["step"] for entry in classes] == [2, 3, 4, 6]
+    assert all(value == round(value, 4) for entry in classes for value in entry["pseudo"])
+
+
+def test_a_dry_run_shows_the_numbers_of_the_run(tiny_recipe, tmp_path, teacher):
+    changes = ["distill.student_init=teacher", "decoder.queries=auto", "train.eval_every=0"]
+    recipe, run = tiny_recipe("maskdino", *changes), tmp_path / "run"
+    shown = describe(recipe, run, CPU, "distill", teacher)
+    distill(recipe, run, teacher, CPU, quiet=True)
+    assert load_recipe(str(run / "recipe.yaml"), []).decoder.queries == 10  # the teacher's
+    assert (run / "recipe.yaml").read_text() in shown + "\n"
 
 
 def test_a_ratio_that_leaves_no_image(tiny_recipe, tmp_path):
