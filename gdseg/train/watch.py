@@ -3,7 +3,8 @@
 Counts and classes of pseudo-labels are held against the labelled images', and the student's answer against
 the teacher's. While something is wrong that it can cure, `distill.fallback` may stop the teacher or move the
 thresholds: a stopped teacher says the same for ever, so only the student's disagreement, which then falls,
-stops it; thresholds for all classes alike change counts, not shares of classes. The best teacher is kept by `session.py` where train.eval_every asks for evaluations. Called by distill.py.
+stops it; thresholds for all classes alike change counts, not shares of classes. The best teacher is kept by
+`session.py` where train.eval_every asks for evaluations. Called by distill.py.
 """
 
 from __future__ import annotations
