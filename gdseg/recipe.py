@@ -277,7 +277,7 @@ class Distill:
     feature_backbone: str | None = key(None, "a stronger network of timm, frozen, whose similarities between parts of an image the student learns (S4M, arXiv 2504.05301 §3.2); null: none")
     feature_weights: str | None = key(None, "its weights, as backbone.weights")
     feature_pretrained: bool = key(False, "true: timm downloads its weights")
-    feature_weight: float = key(0.0, "weight of that loss", low=0.0)
+    feature_weight: float = key(0.0, "weight of that loss; in the unlabelled part times unlabelled_weight and its ramp too", low=0.0)
     alarm_low: float = key(0.1, "warn when pseudo-labels an image fall below this share of the labelled objects an image", low=0.0)
     alarm_high: float = key(5.0, "warn when pseudo-labels an image exceed the labelled objects an image this many times", above=0.0)
     alarm_drift: float = key(0.5, "warn when the classes of pseudo-labels and of labels differ by more than this share of objects (total variation); 1: never", low=0.0, high=1.0)

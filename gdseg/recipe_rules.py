@@ -80,6 +80,8 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield "distill.paste_pseudo and distill.cutmix need distill.unlabelled_batch_size: 2 or more"
     if bool(distill.feature_weight) != bool(distill.feature_backbone):
         yield "distill.feature_backbone and distill.feature_weight (above 0) need each other"
+    if distill.feature_backbone and bool(distill.feature_weights) == distill.feature_pretrained:
+        yield "distill.feature_backbone needs distill.feature_weights or distill.feature_pretrained, and one only"
     if recipe.task == "semantic" and distill.thresholds != "fixed":
         yield "distill.thresholds are those of objects; task: semantic has distill.region_threshold"
     if distill.fallback == "raise" and distill.thresholds == "ema":

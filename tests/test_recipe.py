@@ -136,6 +136,7 @@ def test_every_key_is_documented_and_has_a_default_within_its_rules():
         (["distill.final_steps=700"], "final_steps must be fewer"),
         (["distill.cutmix=0.5", "distill.unlabelled_batch_size=1"], "unlabelled_batch_size: 2 or more"),
         (["distill.fallback=raise", "distill.thresholds=ema"], "fallback: raise needs"),
+        (["distill.feature_backbone=resnet18", "distill.feature_weight=1"], "needs distill.feature_weights"),
         (["distill.fallback=freeze"], "freeze needs distill.alarm_agreement"),
     ],
 )
