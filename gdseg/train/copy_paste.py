@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gdseg.data.order import rng_for
-from gdseg.losses.boxes import masks_to_boxes_cxcywh
+from gdseg.losses.boxes import cxcywh_to_xyxy, masks_to_boxes_cxcywh, xyxy_to_cxcywh
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
 
@@ -24,55 +24,98 @@ _OBJECTS = 0.5  # share of an image's objects that are pasted
 LEFT = 0.1  # a covered object of which less is left is gone
 
 
+class Views(NamedTuple):
+    """Images [B, C, H, W], the targets of each, and their sizes (height, width) without the padding."""
+
+    images: Tensor
+    targets: Sequence[Targets]
+    sizes: Sequence[tuple[int, int]]
+
+
 def paste_labelled(batch: Batch, recipe: Recipe, step: int) -> Batch:
     """A labelled batch in which images got objects of each other, `augment.copy_paste` of them."""
-    targets = cast(list[Targets], batch.targets)
+    if not recipe.augment.copy_paste:
+        return batch
+    own = _labelled(batch, recipe)
     rng = rng_for(recipe.seed, "copy-paste", "labelled", step)
-    images, mixed = paste(batch.images, targets, batch.images, targets, recipe.augment.copy_paste, rng)
-    return replace(batch, images=images, targets=[*mixed])
+    images, mixed = paste(own, own, recipe.augment.copy_paste, rng)
+    return replace(batch, images=images, targets=[*as_trained(mixed, batch, recipe)])
 
 
 def paste_unlabelled(
     batch: Batch, pseudo: list[Targets], labelled: Batch, recipe: Recipe, step: int
 ) -> tuple[Batch, list[Targets]]:
     """Strong views and pseudo-labels with objects of a labelled batch, `distill.copy_paste` of the images."""
-    targets = cast(list[Targets], labelled.targets)
     rng = rng_for(recipe.seed, "copy-paste", "unlabelled", step)
     strong = batch.images if batch.strong is None else batch.strong
-    strong, pseudo = paste(strong, pseudo, labelled.images, targets, recipe.distill.copy_paste, rng)
+    onto = Views(strong, pseudo, batch.sizes)
+    strong, pseudo = paste(onto, _labelled(labelled, recipe), recipe.distill.copy_paste, rng)
     return replace(batch, strong=strong), pseudo
 
 
-def paste(
-    images: Tensor,
-    targets: Sequence[Targets],
-    source_images: Tensor,
-    source_targets: Sequence[Targets],
-    share: float,
-    rng: np.random.Generator,
-) -> tuple[Tensor, list[Targets]]:
-    """Images [B, C, H, W] and their targets with some objects of the sources in front of `share` of them.
+def paste(onto: Views, source: Views, share: float, rng: np.random.Generator) -> tuple[Tensor, list[Targets]]:
+    """Images and targets of `onto` with some objects of the sources in front of `share` of them.
 
-    Masks of the sources may be coarser than their pixels. Nothing is pasted into the image it is from.
+    Boxes are shares of the canvas. Masks of the sources may be coarser than their pixels. Nothing is pasted
+    into the image it is from, nor into padding, which the model does not see.
     """
     if not share:
-        return images, list(targets)
-    pasted, mixed = images.clone(), list(targets)
-    height, width = (min(a, b) for a, b in zip(images.shape[-2:], source_images.shape[-2:], strict=True))
-    for i, below in enumerate(targets):
-        wanted, j = rng.random() < share, int(rng.integers(len(source_targets)))
-        picked = torch.from_numpy(rng.random(len(source_targets[j])) < _OBJECTS).to(images.device)
-        if not wanted or source_targets[j] is below:
+        return onto.images, list(onto.targets)
+    pasted, mixed = onto.images.clone(), list(onto.targets)
+    for i, below in enumerate(onto.targets):
+        wanted, j = rng.random() < share, int(rng.integers(len(source.targets)))
+        picked = torch.from_numpy(rng.random(len(source.targets[j])) < _OBJECTS).to(pasted.device)
+        if not wanted or source.targets[j] is below:
             continue
-        objects = source_targets[j].select(picked)
-        objects.masks = objects.masks.new_zeros(len(objects), *images.shape[-2:])
-        whole = _at_pixels(source_targets[j].masks[picked], source_images)
-        objects.masks[:, :height, :width] = whole[:, :height, :width]
+        height, width = (min(a, b) for a, b in zip(onto.sizes[i], source.sizes[j], strict=True))
+        objects = _moved(source.targets[j].select(picked), source.images, onto.images, (height, width))
         cover = objects.masks[:, :height, :width].any(0)
         part = pasted[i, :, :height, :width]
-        part.copy_(torch.where(cover, source_images[j, :, :height, :width].to(part.dtype), part))
+        part.copy_(torch.where(cover, source.images[j, :, :height, :width].to(part.dtype), part))
         mixed[i] = _in_front(objects, below)
     return pasted, mixed
+
+
+def as_trained(targets: Sequence[Targets], batch: Batch, recipe: Recipe) -> list[Targets]:
+    """Targets whose boxes are shares of the canvas, with boxes as `loss.boxes_relative_to` has them."""
+    if recipe.loss.boxes_relative_to == "padded":
+        return list(targets)
+    height, width = batch.images.shape[-2:]
+    found = []
+    for target, (h, w) in zip(targets, batch.sizes, strict=True):
+        scale = target.boxes_cxcywh.new_tensor([width / w, height / h] * 2)
+        corners = (cxcywh_to_xyxy(target.boxes_cxcywh) * scale).clamp(0, 1)
+        found.append(replace(target, boxes_cxcywh=xyxy_to_cxcywh(corners)))
+    return found
+
+
+def _labelled(batch: Batch, recipe: Recipe) -> Views:
+    """A labelled batch, with boxes that are shares of the canvas (of the image: as the loader made them)."""
+    targets = cast(list[Targets], batch.targets)
+    if recipe.loss.boxes_relative_to == "image":
+        height, width = batch.images.shape[-2:]
+        shares = [[w / width, h / height] * 2 for h, w in batch.sizes]
+        targets = [
+            replace(t, boxes_cxcywh=t.boxes_cxcywh * t.boxes_cxcywh.new_tensor(share))
+            for t, share in zip(targets, shares, strict=True)
+        ]
+    return Views(batch.images, targets, batch.sizes)
+
+
+def _moved(targets: Targets, source: Tensor, onto: Tensor, size: tuple[int, int]) -> Targets:
+    """Targets of the canvas `source` at the pixels of the canvas `onto`, cut to `size`; whole: own boxes."""
+    masks, ignore = (targets.masks.new_zeros(n, *onto.shape[-2:]) for n in (len(targets), 1))
+    height, width = size
+    before = _at_pixels(targets.masks, source)
+    masks[:, :height, :width] = before[:, :height, :width]
+    whole = masks.flatten(1).sum(1) == before.flatten(1).sum(1)
+    if targets.ignore is not None:
+        ignore[:, :height, :width] = _at_pixels(targets.ignore[None], source)[:, :height, :width]
+    scale = [a / b for a, b in zip(source.shape[-2:], onto.shape[-2:], strict=True)]
+    own = targets.boxes_cxcywh * targets.boxes_cxcywh.new_tensor([scale[1], scale[0]] * 2)
+    boxes = torch.where(whole[:, None], own, masks_to_boxes_cxcywh(masks))
+    kept = None if targets.ignore is None else ignore[0]
+    return replace(targets, masks=masks, boxes_cxcywh=boxes, ignore=kept)
 
 
 def _at_pixels(masks: Tensor, images: Tensor) -> Tensor:
@@ -90,12 +133,16 @@ def _in_front(above: Targets, below: Targets) -> Targets:
     area, left = (masks.flatten(1).sum(1) for masks in (below.masks, behind))
     hidden = left < area
     boxes = torch.where(hidden[:, None], masks_to_boxes_cxcywh(behind), below.boxes_cxcywh)
+    ignore = None if below.ignore is None else below.ignore & ~cover
+    if above.ignore is not None:
+        unsure = above.ignore[stride // 2 :: stride, stride // 2 :: stride] & cover
+        ignore = unsure if ignore is None else ignore | unsure
     joined = Targets(
         labels=torch.cat((above.labels, below.labels)),
         masks=torch.cat((front, behind)),
-        boxes_cxcywh=torch.cat((masks_to_boxes_cxcywh(front), boxes)),
+        boxes_cxcywh=torch.cat((above.boxes_cxcywh, boxes)),
         weights=torch.cat((above.weights, below.weights)),
-        ignore=None if below.ignore is None else below.ignore & ~cover,
+        ignore=ignore,
         scores=None if below.scores is None else torch.cat((_sure(above), below.scores)),
         known=below.known,
     )

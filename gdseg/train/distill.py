@@ -20,7 +20,7 @@ from gdseg.data.loader import train_batches
 from gdseg.recipe import Recipe
 from gdseg.runs import file_sha256
 from gdseg.structures import Batch, Record, Targets
-from gdseg.train.copy_paste import paste_labelled, paste_unlabelled
+from gdseg.train.copy_paste import as_trained, paste_labelled, paste_unlabelled
 from gdseg.train.counts import objects_per_image, settle
 from gdseg.train.engine import Learner, Part, labelled_part, seed_step, unlabelled_part
 from gdseg.train.features import FeatureLoss
@@ -104,6 +104,7 @@ def _parts(
     teacher.thresholds.count(cast(list[Targets], labelled.targets), pseudo)
     mixed, targets = mix_unlabelled(weak, pseudo, recipe, teacher.things, step)
     mixed, targets = paste_unlabelled(mixed, targets, labelled, recipe, step)
+    targets = as_trained(targets, mixed, recipe)
     share = min(1.0, (step + 1) / max(rule.unlabelled_ramp_steps, 1))
     parts = [
         labelled_part(paste_labelled(labelled, recipe, step)),

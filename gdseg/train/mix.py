@@ -20,7 +20,7 @@ from gdseg.data.order import rng_for
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
-from gdseg.train.copy_paste import LEFT, paste
+from gdseg.train.copy_paste import LEFT, Views, paste
 
 _CELL = 4  # pixels: rectangles end between the cells of pseudo-masks
 _HALF = 0.5  # share of the image in a rectangle
@@ -34,18 +34,19 @@ def mix_unlabelled(
     strong = batch.images if batch.strong is None else batch.strong
     if rule.paste_pseudo and len(pseudo) > 1:
         rng = rng_for(recipe.seed, "paste-pseudo", step)
-        strong, pseudo = paste(strong, pseudo, strong, pseudo, rule.paste_pseudo, rng)
+        views = Views(strong, pseudo, batch.sizes)
+        strong, pseudo = paste(views, views, rule.paste_pseudo, rng)
     if rule.cutmix and len(pseudo) > 1:
-        strong, pseudo = _cutmix(strong, pseudo, rule.cutmix, rng_for(recipe.seed, "cutmix", step))
+        views = Views(strong, pseudo, batch.sizes)
+        strong, pseudo = _cutmix(views, rule.cutmix, rng_for(recipe.seed, "cutmix", step))
     if recipe.task != "instance":
         stuff = torch.tensor([recipe.task == "semantic" or not thing for thing in things])
         pseudo = [_merged(targets, stuff.to(targets.labels.device)) for targets in pseudo]
     return replace(batch, strong=strong), pseudo
 
 
-def _cutmix(
-    images: Tensor, targets: list[Targets], share: float, rng: np.random.Generator
-) -> tuple[Tensor, list[Targets]]:
+def _cutmix(views: Views, share: float, rng: np.random.Generator) -> tuple[Tensor, list[Targets]]:
+    images, targets, sizes = views
     mixed, found = images.clone(), list(targets)
     for i, own in enumerate(targets):
         wanted, shift = rng.random() < share, int(rng.integers(1, len(targets)))
@@ -53,6 +54,7 @@ def _cutmix(
         if not wanted:
             continue
         j = (i + shift) % len(targets)
+        box = _within(_within(box, sizes[i]), sizes[j])
         mixed[i, :, box[0], box[1]] = images[j, :, box[0], box[1]]
         found[i] = _joined(_inside(targets[j], box, images), _outside(own, box, images))
     return mixed, found
@@ -68,6 +70,15 @@ def _rectangle(size: tuple[int, int], rng: np.random.Generator) -> tuple[slice, 
         first = int(rng.integers(cells - taken + 1))
         spans.append(slice(first * _CELL, (first + taken) * _CELL))
     return spans[0], spans[1]
+
+
+def _within(box: tuple[slice, slice], size: tuple[int, int]) -> tuple[slice, slice]:
+    """The part of a rectangle in an image's whole cells: its padding is neither given nor taken."""
+    rows, columns = (
+        slice(min(part.start, end), min(part.stop, end))
+        for part, end in zip(box, (length // _CELL * _CELL for length in size), strict=True)
+    )
+    return rows, columns
 
 
 def _window(masks: Tensor, box: tuple[slice, slice], images: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Copy-paste: pixels, masks, boxes and order of what was pasted, by hand; purity in (seed, step)."""
 
+from dataclasses import replace
+
 import torch
 
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
-from gdseg.train.copy_paste import paste_labelled, paste_unlabelled
+from gdseg.train.copy_paste import as_trained, paste_labelled, paste_unlabelled
 
 
 def targets(squares: list[tuple[int, int, int, int]], size: int, **extra: torch.Tensor) -> Targets:
@@ -99,3 +101,64 @@ def test_off_by_default_and_empty_sources() -> None:
         assert torch.equal(found[0].masks, below.masks)
         assert mixed.strong is not None
         assert (mixed.strong == 7.0).all()
+
+
+def padded(found: Targets, value: float, width: int) -> Batch:
+    made = batch([found], value)
+    made.images[..., width:] = 0
+    return replace(made, sizes=[(32, width)])
+
+
+def paste_all(onto: Batch, below: Targets, source: Batch, **keys: str) -> tuple[Batch, Targets]:
+    options = recipe(unlabelled=1.0)
+    for name, value in keys.items():
+        setattr(options.loss, name, value)
+    for step in range(40):
+        mixed, found = paste_unlabelled(onto, [below], source, options, step)
+        if len(found[0]) > len(below):
+            return mixed, found[0]
+    raise AssertionError("nothing was pasted")
+
+
+def test_padding_gets_no_objects() -> None:
+    source = batch([targets([(8, 8, 24, 24)], 32)], 200.0)
+    mixed, found = paste_all(padded(Targets.empty(8, 8), 7.0, 20), Targets.empty(8, 8), source)
+    assert mixed.strong is not None
+    assert not mixed.strong[..., 20:].any()
+    assert not found.masks[..., 5:].any()
+    torch.testing.assert_close(found.boxes_cxcywh, torch.tensor([[14 / 32, 0.5, 12 / 32, 0.5]]))
+
+
+def test_ignored_pixels_come_along_with_the_object() -> None:
+    above = targets([(8, 8, 24, 24)], 32)
+    above.ignore = torch.zeros(32, 32, dtype=torch.bool)
+    above.ignore[:, 20:] = True
+    below = targets([(0, 0, 1, 1)], 8)
+    _, found = paste_all(batch([None], 7.0), below, batch([above], 200.0))
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[2:6, 5] = True
+    assert found.ignore is not None
+    assert torch.equal(found.ignore, expected)
+
+
+def test_a_whole_object_keeps_its_own_box() -> None:
+    above = targets([(8, 8, 24, 24)], 32)
+    above.boxes_cxcywh = torch.tensor([[0.51, 0.49, 0.52, 0.48]])  # its polygon's
+    _, found = paste_all(batch([None], 7.0), Targets.empty(8, 8), batch([above], 200.0))
+    torch.testing.assert_close(found.boxes_cxcywh, above.boxes_cxcywh)
+
+
+def test_boxes_are_shares_of_what_the_recipe_says() -> None:
+    """An image 20 of 32 pixels wide: the same object, in place and pasted, has the same box of the image."""
+    above = targets([(8, 4, 24, 14)], 32)
+    wanted = torch.tensor([[9 / 20, 0.5, 10 / 20, 0.5]])
+    above.boxes_cxcywh = wanted.clone()  # as the loader makes it
+    options = Recipe()
+    options.loss.boxes_relative_to = "image"
+    source, onto = padded(above, 200.0, 20), padded(above, 7.0, 20)
+    _, found = paste_all(onto, Targets.empty(32, 32), source, boxes_relative_to="image")
+    (trained,) = as_trained([found], onto, options)
+    torch.testing.assert_close(trained.boxes_cxcywh, wanted)
+    pseudo = targets([(8, 4, 24, 14)], 8 * 4)
+    torch.testing.assert_close(as_trained([pseudo], onto, options)[0].boxes_cxcywh, wanted)
+    assert torch.equal(as_trained([pseudo], onto, Recipe())[0].boxes_cxcywh, pseudo.boxes_cxcywh)

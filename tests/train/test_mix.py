@@ -126,3 +126,23 @@ def test_one_image_alone_is_not_mixed():
     mixed, found = mix_unlabelled(batch, scenes, made(cutmix=1.0, paste_pseudo=1.0), THINGS, 0)
     assert torch.equal(mixed.strong, batch.strong)
     assert len(found[0]) == 2
+
+
+def test_padding_is_neither_given_nor_taken():
+    """Images of unequal width: what is beyond an image's own size stays, and holds no mask."""
+    scenes = [scene(0), scene(1)]
+    for each, width in zip(scenes, (5, 7), strict=True):
+        each.masks[..., width:] = False
+        each.boxes_cxcywh = masks_to_boxes_cxcywh(each.masks)
+    batch = painted(scenes)
+    batch.sizes = [(SIZE, 20), (SIZE, 28)]
+    for key in ("cutmix", "paste_pseudo"):
+        total = 0
+        for step in range(8):
+            mixed, found = mix_unlabelled(batch, scenes, made(**{key: 1.0}), THINGS, step)
+            total += check(mixed, found, scenes)
+            for i, (_, width) in enumerate(batch.sizes):
+                assert not found[i].masks[..., width // STRIDE :].any()
+                assert torch.equal(mixed.strong[i, :, :, width:], batch.images[i, :, :, width:])
+            assert torch.equal(mixed.strong[1, :, :, 20:], batch.images[1, :, :, 20:])  # not from padding
+        assert total

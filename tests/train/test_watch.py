@@ -93,9 +93,7 @@ def test_a_held_teacher_moves_again_once_labels_alone_are_learned(final):
     assert moved == [True, False, False, False, final > 0, final > 0]
 
 
-@pytest.mark.parametrize(
-    ("count", "moved", "end"), [(60, 0.55, 0.75), (0.5, 0.45, 0.25), (10, 0.5, 0.5)]
-)
+@pytest.mark.parametrize(("count", "moved", "end"), [(60, 0.55, 0.75), (0.5, 0.45, 0.25), (10, 0.5, 0.5)])
 def test_raise_moves_the_thresholds_the_right_way_and_half_way_at_most(count, moved, end):
     made = watch(fallback="raise")
     made.check(1, {"pseudo_per_image": count})
