@@ -88,7 +88,10 @@ class Predictor:
         return replace(found, names=network.classes)
 
     def outputs(self, image: Tensor) -> tuple[Batch, Outputs]:
-        """The network's raw outputs for a tensor [C, H, W], and the batch of one they are for."""
+        """The network's raw outputs for a tensor [C, H, W], and the batch of one they are for.
+
+        One look at the whole image: tiles, scales and flip of the recipe's `inference` do not apply.
+        """
         batch = view_of(image, self.network.recipe.augment).to(self.device)
         return batch, forward(self.network.model, batch, self.network.recipe)
 

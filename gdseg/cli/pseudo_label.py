@@ -83,6 +83,7 @@ def command(
     sheet = Sheet(
         f"Pseudo-labels: class score above {rule.class_threshold:g} (solid); below it, not kept (dashed)"
     )
+    _warn(predictor, rule)
     work = Work(predictor, paths, rule, sheet, sample)
     with progress("image", quiet=quiet or as_json) as tell:
         document = work.run(tell)
@@ -90,6 +91,14 @@ def command(
     work.report(target, as_json=as_json, quiet=quiet)
     if work.failed:
         raise DataError(f"{len(work.failed)} of {len(paths)} images could not be used", work.failed[0])
+
+
+def _warn(predictor: Predictor, rule: Distill) -> None:
+    from gdseg.train.label_images import not_applied
+
+    if keys := not_applied(rule, predictor.network.recipe.inference):
+        text = f"warning: not applied here: {', '.join(keys)} (fixed thresholds, one look at the whole image)"
+        err.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass

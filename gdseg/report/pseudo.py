@@ -19,6 +19,7 @@ from gdseg.report.pseudo_review import THRESHOLDS, Fate, Reviewer
 from gdseg.report.run import Run
 from gdseg.structures import Predictions, Record
 from gdseg.train.counts import labels_per_image
+from gdseg.train.label_images import not_applied
 from gdseg.train.start import Start
 from gdseg.view.draw import Pixels, displayable
 from gdseg.view.gallery import Card, Tag, picture
@@ -104,6 +105,9 @@ def _blocks(run: Run, reviewers: dict[str, Reviewer], cards: list[Card], images:
     )
     about += f"; the truth of {judged} of them is known." if judged else "; their truth is not known."
     blocks: list[Block] = [Text(about)]
+    if keys := not_applied(run.recipe.distill, reviewers[last].predictor.network.recipe.inference):
+        what = "Not applied here, so that training's own pseudo-labels may differ"
+        blocks.append(Text(f"{what}: {', '.join(keys)}.", "note"))
     if judged:
         blocks.append(_judged_table(run, reviewers))
     blocks.append(Figures(list(_figures(run, reviewers))))
@@ -119,7 +123,8 @@ def _rule(run: Run) -> str:
     rule, task = run.recipe.distill, run.recipe.task
     parts = []
     if task != "semantic":
-        parts.append(f"objects with a class score above {rule.class_threshold:g} are kept")
+        score = "a class score" if rule.score == "class" else "a class score times mean mask probability"
+        parts.append(f"objects with {score} above {rule.class_threshold:g} are kept")
         if rule.ignore_threshold:
             parts.append(f"those above {rule.ignore_threshold:g} are neither object nor background (ignored)")
         if rule.mask_threshold:

@@ -1,7 +1,7 @@
 """A teacher's pseudo-labels of single images with their fate: kept, ignored or dropped, right or wrong.
 
-The rule is training's own (`pseudo.choose`, `pseudo_maps`), at the image's test-time size; the threshold is
-also swept. Candidates carry the class score, which the threshold acts on. Letters: D candidates, h w the
+The rule is training's own (`pseudo.choose`, `pseudo_maps`) at fixed thresholds, at the image's test-time
+size (`label_images.not_applied` says what is left out); the threshold is also swept. Candidates carry the class score. Letters: D candidates, h w the
 network's grid at stride 4 inside the image, H W the image on disk. Called by gdseg/report/.
 """
 

@@ -1,4 +1,6 @@
-"""Pseudo-labels of single images at full size, by the very rule of training (`pseudo.pseudo_targets`).
+"""Pseudo-labels of single images at full size, by the rule of training (`pseudo.choose`) at fixed thresholds.
+
+The network looks once at the whole image: see `not_applied`.
 
 Training keeps masks at stride 4; labels that people look at and edit need the image's own size.
 Called by `gdseg pseudo-label` and the run report.
@@ -15,9 +17,29 @@ from torch import Tensor
 
 from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
-from gdseg.recipe import Distill
+from gdseg.recipe import Distill, Inference
 from gdseg.structures import Predictions
 from gdseg.train.pseudo import choose
+
+
+def not_applied(rule: Distill, inference: Inference | None = None) -> list[str]:
+    """The keys, with their values, that are set and that labels of single images do not follow.
+
+    What training moves (thresholds, the raise of a warning) and a second look of the teacher are not
+    repeated here, nor are the tiles and views of `inference`, that of the network that labels.
+    """
+    default = Distill()
+    names = [name for name in ("thresholds", "teacher_flip") if getattr(rule, name) != getattr(default, name)]
+    names += ["fallback"] if rule.fallback == "raise" else []
+    keys = [f"distill.{name}={_text(getattr(rule, name))}" for name in names]
+    if inference is not None:
+        changed = [n for n in ("tile", "scales", "flip") if getattr(inference, n) != getattr(Inference(), n)]
+        keys += [f"inference.{name}={_text(getattr(inference, name))}" for name in changed]
+    return keys
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def label_image(predictor: Predictor, image: Tensor, rule: Distill) -> tuple[Predictions, Predictions]:

@@ -15,9 +15,7 @@ from gdseg.train.start import open_data
 from gdseg.train.teacher import load_guide
 
 
-def describe(
-    recipe: Recipe, run: Path, device: torch.device, verb: str, teacher: Path | None = None
-) -> str:
+def describe(recipe: Recipe, run: Path, device: torch.device, verb: str, teacher: Path | None = None) -> str:
     """Recipe, data, split, model size and run directory as text; teacher: of a distillation.
 
     Raises what the run itself would.

@@ -87,7 +87,7 @@ def record_run(
 
 
 def labels_sha256(labels: Path | None, records: Sequence[Record]) -> str | None:
-    """Of a part's json; of other formats, of what their files say: records, and sizes of label maps."""
+    """Of a part's json; of other formats, of the records as read, with the sizes of label maps."""
     if labels is None:
         return None
     if labels.is_file() and labels.suffix.lower() == ".json":

@@ -13,8 +13,8 @@ from gdseg.data.dataset import open_dataset
 from gdseg.data.images import read_image
 from gdseg.errors import DataError, UsageError
 from gdseg.predict import load_model
-from gdseg.recipe import Data
-from gdseg.train.label_images import label_image
+from gdseg.recipe import Data, Distill, Inference
+from gdseg.train.label_images import label_image, not_applied
 from gdseg.train.pseudo import pseudo_targets
 
 Gdseg = Callable[..., Result]
@@ -96,3 +96,23 @@ def test_what_is_refused(gdseg: Gdseg, small_run: Path, small_data: Path) -> Non
         "pseudo-label", small_data, "distill.class_threshold=0.5", "--conf", "0.5", "--out", "x.json"
     )
     assert isinstance(twice.exception, UsageError)
+
+
+def test_what_the_labels_do_not_follow_is_said(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    assert "not applied" not in gdseg("pseudo-label", small_data / "train").output
+    changed = gdseg("pseudo-label", small_data / "train", "distill.thresholds=prior", "--overwrite")
+    assert changed.exit_code == 0, changed.exception
+    assert "not applied here: distill.thresholds=prior" in changed.output
+
+
+def test_tiles_views_and_what_training_moves_are_not_applied() -> None:
+    assert not_applied(Distill(), Inference()) == []
+    rule = Distill(thresholds="ema", teacher_flip=True, fallback="raise")
+    assert not_applied(rule) == [
+        "distill.thresholds=ema",
+        "distill.teacher_flip=true",
+        "distill.fallback=raise",
+    ]
+    views = Inference(tile=512, scales=[0.5, 1.0], flip=True)
+    wanted = ["inference.tile=512", "inference.scales=[0.5, 1.0]", "inference.flip=true"]
+    assert not_applied(Distill(fallback="freeze"), views) == wanted

@@ -157,6 +157,22 @@ def test_the_data_is_gone(runs_of: Runs, tmp_path: Path) -> None:
     assert "Worst images" not in text
 
 
+def test_what_of_the_rule_is_not_applied_is_said(page: Path, runs_of: Runs, tmp_path: Path) -> None:
+    assert "Not applied here" not in parsed(page).text
+    run = copied(runs_of("instance")[1], tmp_path / "run")
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text()
+    for old, new in {"thresholds: fixed": "thresholds: ema", "score: class": "score: class_mask"}.items():
+        assert f"  {old}" in text
+        text = text.replace(f"  {old}", f"  {new}", 1)
+    recipe.write_text(text)
+    result = report(run, "-o", tmp_path / "r.html", "--images", 1, "-q")
+    assert result.exit_code == 0, result.exception
+    said = parsed(tmp_path / "r.html").text
+    assert "may differ: distill.thresholds=ema." in said
+    assert "objects with a class score times mean mask probability above" in said
+
+
 def test_changed_labels_and_a_lost_teacher_are_said(runs_of: Runs, tmp_path: Path) -> None:
     run = copied(runs_of("instance")[1], tmp_path / "run")
     about = json.loads((run / "run.json").read_text())
