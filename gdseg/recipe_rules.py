@@ -27,7 +27,7 @@ def _model_rules(recipe: Recipe) -> Iterator[str]:
     if recipe.distill.boxes == "head" and decoder.kind == "mask2former":
         yield "distill.boxes: head needs decoder.kind: maskdino, mask2former predicts no boxes"
     if recipe.distill.boxes == "head" and recipe.loss.boxes_relative_to != "padded":
-        yield "distill.boxes: head needs loss.boxes_relative_to: padded, as pseudo-labels are mixed on the canvas"
+        yield "distill.boxes: head needs loss.boxes_relative_to: padded, pseudo-labels are mixed on the canvas"
     if decoder.mask_prior != "none" and decoder.kind == "mask2former":
         yield "decoder.mask_prior needs decoder.kind: maskdino, mask2former predicts no boxes"
     if decoder.mask_prior != "none" and recipe.loss.boxes_relative_to != "padded":
@@ -83,7 +83,7 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
     if bool(distill.feature_weight) != bool(distill.feature_backbone):
         yield "distill.feature_backbone and distill.feature_weight (above 0) need each other"
     if distill.feature_backbone and bool(distill.feature_weights) == distill.feature_pretrained:
-        yield "distill.feature_backbone needs distill.feature_weights or distill.feature_pretrained, and one only"
+        yield "distill.feature_backbone needs either distill.feature_weights or distill.feature_pretrained"
     if recipe.task == "semantic" and distill.thresholds != "fixed":
         yield "distill.thresholds are those of objects; task: semantic has distill.region_threshold"
     if distill.fallback == "raise" and distill.thresholds == "ema":
