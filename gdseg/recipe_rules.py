@@ -27,7 +27,7 @@ def _model_rules(recipe: Recipe) -> Iterator[str]:
     if recipe.distill.boxes == "head" and decoder.kind == "mask2former":
         yield "distill.boxes: head needs decoder.kind: maskdino, mask2former predicts no boxes"
     if recipe.distill.boxes == "head" and recipe.loss.boxes_relative_to != "padded":
-        yield "distill.boxes: head needs loss.boxes_relative_to: padded, pseudo-labels are mixed on the canvas"
+        yield "distill.boxes: head needs loss.boxes_relative_to: padded, pseudo-labels mix on the canvas"
     if decoder.mask_prior != "none" and decoder.kind == "mask2former":
         yield "decoder.mask_prior needs decoder.kind: maskdino, mask2former predicts no boxes"
     if decoder.mask_prior != "none" and recipe.loss.boxes_relative_to != "padded":

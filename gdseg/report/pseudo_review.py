@@ -1,9 +1,9 @@
 """A teacher's pseudo-labels of single images with their fate: kept, ignored or dropped, right or wrong.
 
 The rule is training's own (`pseudo.choose`, `pseudo_maps`) at fixed thresholds, at the image's test-time
-size (`label_images.not_applied` says what is left out); the threshold is also swept. Candidates carry the class
-score. Letters: D candidates, h w the network's grid at stride 4 inside the image, H W the image on disk. Called
-by gdseg/report/.
+size (`label_images.not_applied` says what is left out); the threshold is also swept. Candidates carry the
+class score. Letters: D candidates, h w the network's grid at stride 4 inside the image, H W the image on
+disk. Called by gdseg/report/.
 """
 
 from __future__ import annotations

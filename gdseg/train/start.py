@@ -114,8 +114,7 @@ def images_sha256(records: Sequence[Record]) -> str:
 
 def _relative(name: int | str | Path, labels: Path) -> int | str:
     """A path as seen from the labels, so that a data set may be moved; another name as it is."""
-    absolute = not isinstance(name, int) and Path(name).is_absolute()
-    if isinstance(name, Path) or absolute:
+    if isinstance(name, Path) or (isinstance(name, str) and Path(name).is_absolute()):
         return Path(os.path.relpath(name, labels)).as_posix()
     return name
 
