@@ -27,7 +27,7 @@ def _model_rules(recipe: Recipe) -> Iterator[str]:
     if recipe.distill.boxes == "head" and decoder.kind == "mask2former":
         yield "distill.boxes: head needs decoder.kind: maskdino, mask2former predicts no boxes"
     if recipe.distill.boxes == "head" and recipe.loss.boxes_relative_to != "padded":
-        yield "distill.boxes: head needs loss.boxes_relative_to: padded, pseudo-labels mix on the canvas"
+        yield "distill.boxes: head needs loss.boxes_relative_to: padded, where they are mixed"
     if decoder.mask_prior != "none" and decoder.kind == "mask2former":
         yield "decoder.mask_prior needs decoder.kind: maskdino, mask2former predicts no boxes"
     if decoder.mask_prior != "none" and recipe.loss.boxes_relative_to != "padded":
@@ -83,7 +83,9 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
     if bool(distill.feature_weight) != bool(distill.feature_backbone):
         yield "distill.feature_backbone and distill.feature_weight (above 0) need each other"
     if distill.feature_backbone and bool(distill.feature_weights) == distill.feature_pretrained:
-        yield "distill.feature_backbone needs either distill.feature_weights or distill.feature_pretrained"
+        yield "distill.feature_backbone needs feature_weights or feature_pretrained, not both"
+    if recipe.task == "semantic" and distill.pixel_margin:
+        yield "distill.pixel_margin needs task: instance or panoptic, whose things have borders"
     if recipe.task == "semantic" and distill.thresholds != "fixed":
         yield "distill.thresholds are those of objects; task: semantic has distill.region_threshold"
     if distill.fallback == "raise" and distill.thresholds == "ema":

@@ -136,8 +136,9 @@ def test_every_key_is_documented_and_has_a_default_within_its_rules():
         (["distill.final_steps=700"], "final_steps must be fewer"),
         (["distill.cutmix=0.5", "distill.unlabelled_batch_size=1"], "unlabelled_batch_size: 2 or more"),
         (["distill.fallback=raise", "distill.thresholds=ema"], "fallback: raise needs"),
-        (["distill.feature_backbone=resnet18", "distill.feature_weight=1"], "needs distill.feature_weights"),
+        (["distill.feature_backbone=resnet18", "distill.feature_weight=1"], "needs feature_weights"),
         (["distill.boxes=head", "loss.boxes_relative_to=image"], "boxes: head needs loss.boxes_relative_to"),
+        (["task=semantic", "distill.pixel_margin=0.1"], "pixel_margin needs task: instance"),
         (["distill.fallback=freeze"], "freeze needs distill.alarm_agreement"),
     ],
 )

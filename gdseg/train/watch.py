@@ -1,10 +1,10 @@
 """Pseudo-labels and both networks watched through a distillation: collapse and drift, said and answered.
 
 Counts and classes of pseudo-labels are held against the labelled images', and the student's answer against
-the teacher's. While something is wrong that it can cure, `distill.fallback` may stop the teacher or move the
-thresholds: a stopped teacher says the same for ever, so only the student's disagreement, which then falls,
-stops it; thresholds for all classes alike change counts, not shares of classes. The best teacher is kept by
-`session.py` where train.eval_every asks for evaluations. Called by distill.py.
+the teacher's. While something is wrong that it can cure, `distill.fallback` may stop the teacher or move
+the thresholds: a stopped teacher says the same for ever, so only the student's disagreement, which then
+falls, stops it; thresholds for all classes alike change counts, not shares of classes. The best teacher is
+kept by `session.py` where train.eval_every asks for evaluations. Called by distill.py.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Watch:
         if count > rule.alarm_high * self.expected:
             yield "many", f"{counts} collapsing (raise distill.class_threshold, or train the teacher longer)"
         if drift > rule.alarm_drift and self.thresholds.found.sum() >= _ENOUGH:
-            hint = "distill.thresholds: prior gives each class its share"
+            hint = "distill.thresholds: prior gives each class of objects its share"
             yield (
                 "drift",
                 f"the classes of pseudo-labels have drifted {drift:.0%} away from the labels' ({hint})",
