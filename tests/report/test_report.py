@@ -163,8 +163,8 @@ def test_what_of_the_rule_is_not_applied_is_said(page: Path, runs_of: Runs, tmp_
     recipe = run / "recipe.yaml"
     text = recipe.read_text()
     for old, new in {"thresholds: fixed": "thresholds: ema", "score: class": "score: class_mask"}.items():
-        assert f"  {old}" in text
-        text = text.replace(f"  {old}", f"  {new}", 1)
+        assert f" {old}," in text
+        text = text.replace(f" {old},", f" {new},", 1)
     recipe.write_text(text)
     result = report(run, "-o", tmp_path / "r.html", "--images", 1, "-q")
     assert result.exit_code == 0, result.exception

@@ -129,8 +129,8 @@ def test_agreement_is_the_f1_of_masks_and_classes():
 def test_classes_are_told_with_counts_an_image_and_thresholds():
     made = watch()
     made.thresholds.count([squares((0, 0), (1, 8)), squares((0, 0))], [squares((1, 0))])
-    assert made.classes({}) == {}
-    told = made.classes({"pseudo_per_image": 1.0})
+    assert watch().classes() == {}
+    told = made.classes()
     assert told["labelled"] == pytest.approx([1, 0.5, 0])
     assert told["pseudo"] == pytest.approx([0, 1, 0])
     assert told["thresholds"] == pytest.approx([0.5] * 3)
