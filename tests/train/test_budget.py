@@ -162,8 +162,12 @@ def test_an_interruption_during_the_last_evaluation_costs_no_training(tiny_recip
     for fault in (broken, stopped):
         out = tmp_path / fault.__name__
         monkeypatch.setattr(session, "evaluate", fault)
-        with pytest.raises(InterruptedRun, match="0 of 1"):
-            run_plan(plan, out, CPU, quiet=True)
+        old = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+        try:
+            with pytest.raises(InterruptedRun, match="0 of 1"):
+                run_plan(plan, out, CPU, quiet=True)
+        finally:
+            signal.signal(signal.SIGINT, old)
         with monkeypatch.context() as only_evaluate:
             only_evaluate.setattr(Learner, "step", None)
             run_plan(plan, out, CPU, quiet=True)
