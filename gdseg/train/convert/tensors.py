@@ -26,6 +26,7 @@ _IGNORED = [  # tensors of official state dicts that are no part of a network
     (r"attn_mask$", "follows from the window's size"),
     (r"^pixel_(mean|std)$", "recipe keys backbone.mean and backbone.std"),
     (r"^backbone\.model\.mask_token$", "DINOv2's own pre-training"),
+    (r"^model\.pixel_level_module\.encoder\.(swin\.)?layernorm\.", "the classifier's norm"),
 ]
 _COUNTER = "num_batches_tracked"
 
