@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 GDSEG  := $(BIN)/gdseg
-STAMP  := $(VENV)/.installed
+# INSTALL=0: VENV has all that is needed already, nothing is installed into it
+STAMP  := $(if $(filter 0,$(INSTALL)),,$(VENV)/.installed)
 JOBS   ?= $(shell nproc 2>/dev/null || echo 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint type bench gpu clean
+.PHONY: help install demo test check lint type bench gpu sanitize clean
 
 include kernels/kernels.mk
 
@@ -16,10 +17,10 @@ help: ## show this list
 
 install: $(STAMP) kernels-if-possible ## make .venv and install gdseg and its tools into it (about 3 minutes, 6 GB)
 
-$(STAMP): pyproject.toml
+$(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $(STAMP)
+	touch $@
 
 demo: $(STAMP) kernels-if-possible ## the main job on the built-in data set: 10 % labels, teacher -> student -> table and pictures
 	$(GDSEG) pretrain --out runs/demo-teacher --overwrite
@@ -47,10 +48,19 @@ type: $(STAMP) ## types
 bench: $(STAMP) kernels-if-possible ## time the parts against their reference on this machine
 	$(GDSEG) bench
 
-gpu: $(STAMP) ## all that needs a GPU, in one go: compile the CUDA part, test, and time the operator
-	$(MAKE) kernels CUDA=1
+# one after the other: the tests must not disturb the times. Without network: make gpu INSTALL=0 VENV=path/to/venv
+gpu: $(STAMP) ## all that needs a GPU, in one go: compile the CUDA part, test, and time the operator against its bars
+	$(MAKE) kernels $(OPS_BASELINE) CUDA=1
 	GDSEG_KERNEL=require $(BIN)/python -m pytest -m gpu -rs
-	GDSEG_KERNEL=require $(GDSEG) bench op --device cuda --repeats 50
+	GDSEG_KERNEL=require $(BIN)/python -m gdseg bench op --device cuda --repeats 20
+
+# libasan must come first in the process; it would report what Python itself never frees
+sanitize: $(STAMP) ## the operators' tests on a CPU under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) kernels CUDA=0 SANITIZE=address,undefined
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 GDSEG_KERNEL=require OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest tests/models/test_deform_attn*.py -m 'not gpu'
+	$(MAKE) kernels
 
 clean: ## remove what was built, not what was trained
 	rm -rf $(VENV) gdseg/_lib build dist .pytest_cache .mypy_cache .ruff_cache

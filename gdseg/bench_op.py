@@ -1,7 +1,9 @@
 """`gdseg bench op`: the deformable-attention operator against its PyTorch reference and others.
 
 All paths run in one process, in turn, on the same tensors: machines are shared and noisy, the ratios count.
-A CPU is timed by the thread's own CPU time on one thread, a GPU by CUDA events. Called by `cli/bench.py`.
+A CPU is timed by the thread's own CPU time on one thread, a short call several times in a row; a GPU by CUDA
+events around work that waited in its queue, so that the time is the GPU's alone. Caches hold what the same
+call left there before. Called by `cli/bench.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdseg.bench_others import other_implementations
+from gdseg.bench_others import DEFORMOPS, Operator, other_implementations
 from gdseg.models.deform_attn import (
     Shapes,
     ms_deform_attn,
@@ -31,6 +34,9 @@ from gdseg.models.deform_attn import (
 HEADS, CHANNELS, POINTS = 8, 32, 4
 SECONDS_A_SIZE = 60.0  # no new round after that: the reference takes seconds a call on a CPU
 SECONDS_CACHES_MATTER = 0.2  # a longer call fills them itself
+SECONDS_A_TIMING = 0.02  # a CPU's: shorter calls are timed several at a time
+CYCLES_TO_QUEUE_A_CALL = 4_000_000  # of a GPU: some 2 ms
+BOTH = "forward and backward"
 Paths = dict[str, Callable[[], Tensor]]
 
 
@@ -110,7 +116,8 @@ def make_inputs(size: Size, device: torch.device) -> Inputs:
 
 def forward_paths(x: Inputs) -> Paths:
     """The reference first; each path's name says what it does."""
-    half = x.value.bfloat16()
+    half, half_weights = x.value.bfloat16(), x.weights.bfloat16()
+    half_fused = x.value.bfloat16(), x.shapes, x.references, x.offsets.bfloat16(), x.logits.bfloat16()
     paths: Paths = {
         "reference": lambda: ms_deform_attn_reference(x.value, x.shapes, x.locations, x.weights),
         "kernel": lambda: ms_deform_attn(x.value, x.shapes, x.locations, x.weights),
@@ -119,34 +126,47 @@ def forward_paths(x: Inputs) -> Paths:
             x.value, x.shapes, *sampling_of(x.shapes, x.references, x.offsets, x.logits)
         ),
         "fused kernel": lambda: ms_deform_attn_fused(x.value, x.shapes, x.references, x.offsets, x.logits),
+        "fused kernel, bf16": lambda: ms_deform_attn_fused(*half_fused),
     }
-    others = other_implementations(x.value.device)
-    for name, call in others.items():
-        paths[name] = lambda call=call: call(x.value, x.shapes, x.locations, x.weights)  # type: ignore[misc]
+    for name, call in other_implementations(x.value.device).items():
+        paths[name] = partial(call, x.value, x.shapes, x.locations, x.weights)
+        if name.startswith(DEFORMOPS):
+            paths[f"{name}, bf16 values"] = partial(call, half, x.shapes, x.locations, half_weights)
     return paths
 
 
 def training_paths(x: Inputs) -> Paths:
-    """Forward and backward down to all inputs."""
-    plain = [t.clone().requires_grad_() for t in (x.value, x.locations, x.weights)]
-    fused = [t.clone().requires_grad_() for t in (x.value, x.offsets, x.logits)]
+    """Forward and backward down to all inputs that a network learns from."""
+    plain = [x.value, x.locations, x.weights]
+    half = [x.value.bfloat16(), x.locations, x.weights]
+    fused = [x.value, x.offsets, x.logits]
 
-    def learn(out: Tensor, inputs: list[Tensor]) -> Tensor:
-        return torch.autograd.grad(out, inputs, x.grad)[0]
+    def fused_call(value: Tensor, shapes: Shapes, offsets: Tensor, logits: Tensor) -> Tensor:
+        return ms_deform_attn_fused(value, shapes, x.references, offsets, logits)
 
-    value, locations, weights = plain
-    paths: Paths = {
-        "reference": lambda: learn(ms_deform_attn_reference(value, x.shapes, locations, weights), plain),
-        "kernel": lambda: learn(ms_deform_attn(value, x.shapes, locations, weights), plain),
-        "fused kernel": lambda: learn(
-            ms_deform_attn_fused(fused[0], x.shapes, x.references, *fused[1:]), fused
-        ),
+    paths = {
+        "reference": _training(ms_deform_attn_reference, x, plain),
+        "kernel": _training(ms_deform_attn, x, plain),
+        "kernel, bf16 values": _training(ms_deform_attn, x, half),
+        "fused kernel": _training(fused_call, x, fused),
+        "fused kernel, bf16": _training(fused_call, x, [t.bfloat16() for t in fused]),
     }
     for name, call in other_implementations(x.value.device).items():
-        paths[name] = lambda call=call: learn(  # type: ignore[misc]
-            call(value, x.shapes, locations, weights), plain
-        )
+        paths[name] = _training(call, x, plain)
+        if name.startswith(DEFORMOPS):
+            paths[f"{name}, bf16 values"] = _training(call, x, [*half[:2], x.weights.bfloat16()])
     return paths
+
+
+def _training(operator: Operator, x: Inputs, inputs: list[Tensor]) -> Callable[[], Tensor]:
+    leaves = [t.clone().requires_grad_() for t in inputs]  # value first
+    grad = x.grad.to(inputs[0].dtype)
+
+    def both() -> Tensor:
+        out = operator(leaves[0], x.shapes, *leaves[1:])
+        return torch.autograd.grad(out, leaves, grad)[0]
+
+    return both
 
 
 def bench_op(device: torch.device, repeats: int, sizes: dict[str, Size] | None = None) -> list[Row]:
@@ -155,11 +175,8 @@ def bench_op(device: torch.device, repeats: int, sizes: dict[str, Size] | None =
     with one_thread():
         for name, size in (sizes or SIZES).items():
             x = make_inputs(size, device)
-            for work, paths in (
-                ("forward", forward_paths(x)),
-                ("forward and backward", training_paths(x)),
-            ):
-                rows += _measure(name, work, paths, device, repeats)
+            rows += _measure(name, "forward", forward_paths(x), device, repeats)
+            rows += _measure(name, BOTH, training_paths(x), device, repeats)
     return rows
 
 
@@ -174,8 +191,6 @@ def _measure(size: str, work: str, paths: Paths, device: torch.device, repeats: 
     began = time.monotonic()
     for _ in range(repeats):
         for path, call in paths.items():
-            if not times[path] or times[path][-1] < SECONDS_CACHES_MATTER:
-                call()  # not timed: the path before it has filled the caches with what it needed
             times[path].append(_seconds(call, device))
         if time.monotonic() - began > SECONDS_A_SIZE:
             break
@@ -187,12 +202,27 @@ def _measure(size: str, work: str, paths: Paths, device: torch.device, repeats: 
 
 
 def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
-    if device.type != "cuda":
-        began = time.thread_time()
+    if device.type == "cuda":
+        return _seconds_on_gpu(call, device)
+    alone = _cpu_seconds(call, 1)
+    if alone > SECONDS_CACHES_MATTER:
+        return alone
+    # the call so far filled the caches again, which the path before it had filled with what it needed
+    return _cpu_seconds(call, max(1, round(SECONDS_A_TIMING / alone)))
+
+
+def _cpu_seconds(call: Callable[[], Tensor], calls: int) -> float:
+    began = time.thread_time()
+    for _ in range(calls):
         call()
-        return time.thread_time() - began
+    return (time.thread_time() - began) / calls
+
+
+def _seconds_on_gpu(call: Callable[[], Tensor], device: torch.device) -> float:
+    call()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize(device)
+    torch.cuda._sleep(CYCLES_TO_QUEUE_A_CALL)  # type: ignore[no-untyped-call]
     start.record()
     call()
     end.record()

@@ -16,9 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdseg.bench_one_thread import level_tables, one_thread_a_channel
 from gdseg.models.deform_attn import Shapes
 
 Operator = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
+FALLBACK = "transformers fallback"
+ONE_THREAD = "one thread a channel"
+DEFORMOPS = "deformops"  # the names of its paths start so
 
 
 def other_implementations(device: torch.device) -> dict[str, Operator]:
@@ -26,19 +30,20 @@ def other_implementations(device: torch.device) -> dict[str, Operator]:
     found: dict[str, Operator] = {}
     with suppress(ImportError):
         fallback = import_module("transformers.models.mask2former.modeling_mask2former")
-        found["transformers fallback"] = fallback.multi_scale_deformable_attention
+        found[FALLBACK] = fallback.multi_scale_deformable_attention
     if device.type == "cuda":
+        found[ONE_THREAD] = one_thread_a_channel
         with suppress(ImportError):
             registry = import_module("deformops.registry")
-            found |= {f"deformops {b.name.lower()}": _deformops(registry, b) for b in registry.Backend}
+            for backend in registry.Backend:
+                found[f"{DEFORMOPS} {backend.name.lower()}"] = _deformops(registry, backend)
     return {name: call for name, call in found.items() if _runs(call, device)}
 
 
 def _deformops(registry: Any, backend: Any) -> Operator:
     def call(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-        table = torch.tensor(shapes, device=value.device)
-        starts = table.prod(1).cumsum(0) - table.prod(1)
-        out: Tensor = registry.msda(value, table, starts, locations, weights, backend=backend)
+        tables = level_tables(tuple(shapes), value.device)
+        out: Tensor = registry.msda(value, *tables, locations, weights, backend=backend)
         return out
 
     return call

@@ -161,7 +161,7 @@ __device__ __forceinline__ Sample<Real<T>> find_sample(const Problem<T>& p, cons
     x = pixel_of(location.x, s.width);
     y = pixel_of(location.y, s.height);
   }
-  s.is_inside = x > -1 && y > -1 && x < s.width && y < s.height;  // false for NaN
+  s.is_inside = x >= -1 && y >= -1 && x < s.width && y < s.height;  // false for NaN
   if (!s.is_inside) return s;
   const R x_floor = floor(x), y_floor = floor(y);
   const int column = static_cast<int>(x_floor), row = static_cast<int>(y_floor);

@@ -3,11 +3,13 @@
 #   make kernels CUDA=1       compile the CUDA part although this machine has no GPU (minutes)
 #   make kernels CUDA=0       leave it out
 #   make kernels ARCH="90"    for these GPU generations only (default 80 90 100 120, and PTX of the last)
+#   make kernels SANITIZE=address,undefined    with these sanitizers (make sanitize runs the tests so)
 # Only libtorch's Stable ABI is used: the file that is built here also loads in later versions of torch.
 NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 ARCH ?= 80 90 100 120
 CUDA ?= $(if $(and $(NVCC),$(wildcard /dev/nvidia0 /dev/nvidiactl)),1,0)
 
+comma       := ,
 OPS_LIB     := gdseg/_lib/libgdseg_ops.so
 OPS_BUILD   := build/kernels
 OPS_CPP     := $(notdir $(wildcard kernels/*.cpp))
@@ -23,11 +25,15 @@ CUDA_HOME = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 OPS_ARCH  = $(if $(OPS_CU),sm_$(subst $(eval) ,$(eval) sm_,$(strip $(ARCH))),none)
 OPS_TEXT  = built with $$($(CXX) -dumpfullversion | sed 's/^/$(notdir $(CXX)) /') for torch $(TORCH_VERSION), CUDA: $(OPS_ARCH)
 
+# how the official projects run it, for the bench alone
+OPS_BASELINE := $(OPS_BUILD)/one_thread_a_channel.so
+
 # one rounding an operation, as written: the same numbers from every compiler
 OPS_FLAGS   = -O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -DTORCH_TARGET_VERSION=0x020b000000000000
 OPS_INCLUDE = -isystem $(TORCH)/include -isystem $(TORCH)/include/torch/csrc/api/include
 OPS_GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
               -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
+OPS_SAN     = $(if $(SANITIZE),-g -O1 -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 OPS_CUDART  = $(if $(OPS_CU),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread)
 
 .PHONY: kernels kernels-if-possible
@@ -41,21 +47,29 @@ kernels-if-possible:
 
 $(OPS_LIB): $(OPS_OBJECTS)
 	@mkdir -p $(@D)
-	$(CXX) -shared $^ -o $@.new -L$(TORCH)/lib -Wl,--no-as-needed -ltorch_cpu -Wl,--no-undefined $(OPS_CUDART)
+	$(CXX) -shared $(OPS_SAN) $^ -o $@.new -L$(TORCH)/lib -Wl,--no-as-needed -ltorch_cpu \
+	  $(if $(SANITIZE),,-Wl$(comma)--no-undefined) $(OPS_CUDART)
 	@mv $@.new $@
 	@echo "$@: $(OPS_TEXT)"
 
 $(OPS_BUILD)/%.o: kernels/%.cpp $(OPS_HEADERS) $(OPS_CHOICE)
 	@command -v $(CXX) >/dev/null || { echo "no C++ compiler: '$(CXX)' was not found; install g++ or name one with CXX=" >&2; exit 1; }
-	$(CXX) $(OPS_FLAGS) $(OPS_EXTRA) $(OPS_INCLUDE) -c $< -o $@
+	$(CXX) $(OPS_FLAGS) $(OPS_SAN) $(OPS_EXTRA) $(OPS_INCLUDE) -c $< -o $@
 
 $(OPS_BUILD)/cpu_avx2.o: OPS_EXTRA = $(if $(filter x86_64,$(shell uname -m)),-mavx2 -mfma -mf16c)
 $(OPS_BUILD)/library.o: OPS_EXTRA = -DGDSEG_BUILD="\"$(OPS_TEXT)\""
 
+OPS_NEEDS_NVCC = @test -n '$(NVCC)' || { echo "no CUDA compiler: nvcc was not found; name one with NVCC=" >&2; exit 1; }
+
 $(OPS_BUILD)/%.cuda.o: kernels/%.cu $(OPS_HEADERS) $(OPS_CHOICE)
+	$(OPS_NEEDS_NVCC)
 	$(NVCC) $(OPS_FLAGS:-f%=-Xcompiler -f%) -Xfatbin -compress-all --threads 0 $(OPS_GENCODE) $(OPS_INCLUDE) -c $< -o $@
+
+$(OPS_BASELINE): kernels/baseline/one_thread_a_channel.cu $(OPS_CHOICE)
+	$(OPS_NEEDS_NVCC)
+	$(NVCC) -O3 -std=c++17 -Xcompiler -fPIC $(OPS_GENCODE) -shared $< -o $@
 
 $(OPS_CHOICE): $(STAMP) FORCE
 	@mkdir -p $(@D)
-	@echo '$(CXX) $(TORCH_VERSION) $(OPS_ARCH)' | cmp -s - $@ || echo '$(CXX) $(TORCH_VERSION) $(OPS_ARCH)' > $@
+	@echo '$(CXX) $(TORCH_VERSION) $(OPS_ARCH) $(SANITIZE)' > $@.new; cmp -s $@.new $@ || cp $@.new $@
 FORCE:

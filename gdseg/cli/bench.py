@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gdseg.cli import options as o
-from gdseg.cli.console import print_json, print_table
+from gdseg.cli.console import out, print_json, print_table
 from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
@@ -103,17 +103,33 @@ def _operator(device: "torch.device", repeats: int, short: bool) -> "list[Row]":
 
 
 def _print_operator(rows: "list[Row]", device: str) -> None:
+    """A table a size and work, narrow enough for 80 columns, and the bars."""
+    from gdseg.bench_bars import verdicts
     from gdseg.models.deform_attn import kernel_in_use
 
-    table = [
-        [
-            f"{row.size}; {row.work}; {row.path}",
-            f"{1000 * row.median_s:.2f}",
-            f"{1000 * row.min_s:.2f}",
-            f"{row.speedup:.1f}",
-            "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
+    out.print(f"deformable attention on {device}: {kernel_in_use()}")
+    for size, work in dict.fromkeys((row.size, row.work) for row in rows):
+        table = [
+            [
+                row.path,
+                _milliseconds(row.median_s),
+                _milliseconds(row.min_s),
+                f"{row.speedup:.2f}",
+                "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
+            ]
+            for row in rows
+            if (row.size, row.work) == (size, work)
         ]
-        for row in rows
-    ]
-    title = f"deformable attention on {device}: {kernel_in_use()}"
-    print_table(title, ["what", "median ms", "min ms", "times the reference", "peak MB"], table)
+        print_table(f"{size}: {work}", ["path", "median ms", "min ms", "times", "peak MB"], table)
+    bars: list[list[str]] = []
+    for v in verdicts(rows, device.partition(":")[0]):
+        if [v.where, "", "", ""] not in bars:
+            bars.append([v.where, "", "", ""])
+        met = {True: "met", False: "MISSED", None: "not run"}[v.met]
+        bars.append([f"  {v.what}", v.bar, v.found, met])
+    print_table("what it is held to", ["", "bar", "found", ""], bars)
+
+
+def _milliseconds(seconds: float) -> str:
+    digits = 3 if seconds < 0.01 else 1
+    return f"{1000 * seconds:.{digits}f}"

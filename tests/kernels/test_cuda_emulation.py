@@ -171,6 +171,15 @@ def test_places_that_are_not_finite_or_far_away_contribute_nothing(ops, fused):
         assert_close(actual, expected, bound)
 
 
+def test_the_border_takes_the_side_of_grid_sample(ops):
+    """Pixel centres, and -1, one pixel left of the first: there the gradient of a location jumps."""
+    case = make_case(torch.float32, 8, shapes=[(4, 8)], images=1, queries=441, heads=1, points=1)
+    steps = torch.cartesian_prod(torch.arange(-2, 19), torch.arange(-2, 19))
+    case.places = (steps / 16).view(case.places.shape)
+    for actual, expected in zip(run(ops, case, True), reference(case)[1], strict=True):
+        assert_close(actual, expected, 1e-5)
+
+
 def test_a_level_without_pixels_contributes_nothing(ops):
     full = make_case(torch.float32, 16, shapes=[(3, 4), (2, 2)])
     out, grads = reference(full)

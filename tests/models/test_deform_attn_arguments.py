@@ -5,7 +5,7 @@ import torch
 from attn_cases import BOUND, PATHS, THREE, assert_near, make, needs_kernel, with_gradients
 
 from gdseg.models import deform_attn_kernel as kernel
-from gdseg.models.deform_attn import ms_deform_attn, ms_deform_attn_fused
+from gdseg.models.deform_attn import ms_deform_attn, ms_deform_attn_fused, ms_deform_attn_reference
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -32,6 +32,22 @@ def test_samples_that_are_nowhere_contribute_nothing(size, dtype, path):
     assert_near(found, expected, 0 if device == "cpu" else BOUND[dtype])  # a GPU's sums have no order
     if fused_function is ms_deform_attn_fused:  # PyTorch's own preparation multiplies 0 by infinity
         assert all(t.isfinite().all() for t in with_gradients(fused_function, shapes, fused))
+
+
+@pytest.mark.parametrize("path", PATHS[:-1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_on_the_border_of_two_pixels_both_paths_take_the_same_side(dtype, path):
+    """Where the gradient jumps: at pixel centres and at -1, one pixel left of the first."""
+    function, _, device = path
+    shapes = [(4, 8), (2, 2)]
+    steps = torch.cartesian_prod(torch.arange(-2, 19), torch.arange(-2, 19))
+    locations = (steps / 16).to(dtype)[None, :, None, None, None].expand(1, -1, 2, 2, 3, 2)
+    torch.manual_seed(0)
+    value = torch.randn(1, 36, 2, 8, dtype=dtype)
+    weights = torch.rand(locations.shape[:-1], dtype=dtype)
+    inputs = [t.to(device).requires_grad_() for t in (value, locations.contiguous(), weights)]
+    expected = with_gradients(ms_deform_attn_reference, shapes, inputs)
+    assert_near(with_gradients(function, shapes, inputs), expected, BOUND[dtype])
 
 
 @needs_kernel
