@@ -38,11 +38,13 @@ class Geometry:
 def lsj(source: Size, canvas: Size, scale: float, u: float, flip: bool) -> Geometry:
     """Large-scale jitter: fit into the canvas times `scale`, crop at share `u` of both surpluses."""
     fit = min(canvas[0] * scale / source[0], canvas[1] * scale / source[1])
-    resized = (
-        _rounded(source[0] * fit),
-        _rounded(source[1] * fit),
-    )  # Python rounds half to even, as numpy does
-    offset = _offset(resized[0], canvas[0], u), _offset(resized[1], canvas[1], u)
+    return rescale(source, canvas, fit, (u, u), flip)
+
+
+def rescale(source: Size, canvas: Size, scale: float, uv: tuple[float, float], flip: bool) -> Geometry:
+    """Resize by `scale`, crop at shares `uv` of both surpluses: what a pixel is worth stays the same."""
+    resized = _rounded(source[0] * scale), _rounded(source[1] * scale)  # half to even, as numpy rounds
+    offset = _offset(resized[0], canvas[0], uv[0]), _offset(resized[1], canvas[1], uv[1])
     crop = min(resized[0], canvas[0]), min(resized[1], canvas[1])
     return Geometry(source, resized, offset, crop, canvas, flip)
 
@@ -71,6 +73,9 @@ def draw_geometry(source: Size, augment: Augment, rng: np.random.Generator) -> G
     if augment.mode == "lsj":
         low, high = augment.scale
         return lsj(source, canvas, low + (high - low) * choice, u, flip)
+    if augment.mode == "rescale":
+        low, high = augment.scale
+        return rescale(source, canvas, low + (high - low) * choice, (u, v), flip)
     if augment.mode == "fixed":
         return Geometry(source, canvas, (0, 0), canvas, canvas, flip)
     shortest = augment.shortest[int(choice * len(augment.shortest))]

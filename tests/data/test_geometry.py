@@ -94,6 +94,7 @@ def drawn(h: int, w: int) -> tuple[torch.Tensor, np.ndarray]:
 
 AUGMENTS = {
     "lsj": Augment(mode="lsj", canvas=[96, 80], scale=[0.3, 2.0], pad_value=0),
+    "rescale": Augment(mode="rescale", canvas=[64, 80], scale=[0.5, 2.0], pad_value=0),
     "shortest_edge": Augment(mode="shortest_edge", shortest=[40, 64, 100], longest=140),
     "crop": Augment(mode="shortest_edge", shortest=[64, 100], longest=200, crop=[48, 56]),
     "crop_padded": Augment(mode="shortest_edge", shortest=[40, 100], longest=200, crop=[48, 80], pad_value=0),
@@ -124,6 +125,20 @@ def test_masks_stay_on_their_objects(mode: str, kind: str) -> None:
         inside = max(int((warped | pixels).sum()), 1)
         assert (warped & pixels).sum() / inside > 0.85 or inside < 150
     assert 5 < flips < 25
+
+
+def test_rescale_goes_by_the_images_own_size_and_crops_everywhere() -> None:
+    augment, rng = Augment(mode="rescale", canvas=[40, 40], scale=[0.5, 2.0]), np.random.default_rng(0)
+    for source in [(60, 90), (300, 200)]:
+        drawn = [draw_geometry(source, augment, rng) for _ in range(200)]
+        factors = np.array([g.resized for g in drawn]) / source
+        assert np.abs(factors[:, 0] - factors[:, 1]).max() < 0.02  # both edges alike, up to rounding
+        assert 0.49 < factors.min() < 0.6
+        assert 1.9 < factors.max() < 2.01
+        room = np.array([[g.resized[0] - g.crop[0], g.resized[1] - g.crop[1]] for g in drawn])
+        share = np.array([g.offset for g in drawn])[room.min(1) > 0] / room[room.min(1) > 0]
+        assert abs(np.corrcoef(share.T)[0, 1]) < 0.3  # rows and columns are drawn apart
+        assert all(g.canvas == (40, 40) for g in drawn)
 
 
 def test_flip_mirrors_image_and_mask_exactly() -> None:

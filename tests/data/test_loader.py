@@ -82,7 +82,7 @@ def test_seed_and_stream_change_the_batches(records: list[Record], recipe: Recip
     assert not torch.equal(first.images, unlabelled.images)
 
 
-@pytest.mark.parametrize("mode", ["lsj", "shortest_edge", "fixed"])
+@pytest.mark.parametrize("mode", ["lsj", "rescale", "shortest_edge", "fixed"])
 def test_the_strong_view_shares_the_weak_views_geometry(
     records: list[Record], recipe: Recipe, mode: str
 ) -> None:
