@@ -14,9 +14,8 @@ _INSTANCE = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "S": "ap_small", "M": "
 _INSTANCE |= {"rare": "ap_rare", "common": "ap_common", "frequent": "ap_frequent"}
 _INSTANCE |= {"AR1": "ar1", "AR10": "ar10"}
 _PANOPTIC = {"PQ": "pq", "SQ": "sq", "RQ": "rq"}
-_PANOPTIC |= {
-    f"{name} {kind}": f"{key}_{kind}" for kind in ("things", "stuff") for name, key in _PANOPTIC.items()
-}
+_SHARES = {"": "{}", " things": "{}_things", " stuff": "{}_stuff"}
+_SHARES |= {f" boundary{share}": f"boundary_{key}" for share, key in _SHARES.items()}
 _SEMANTIC = {
     "mIoU": "miou",
     "fwIoU": "fwiou",
@@ -33,26 +32,27 @@ _CLASS_METRICS = ("ap", "ap50", "pq", "sq", "rq", "iou", "iiou", "accuracy")
 
 
 def main_table(scores: dict[str, Scores]) -> Table:
-    """A row for each network and kind of AP or panoptic quality; columns for what was measured at all."""
+    """A row for each network and kind of AP or share of the classes; columns for what was measured at all."""
     first = next(iter(scores.values()))
     if "pq" in first.metrics:
-        return _table("panoptic quality, %", _PANOPTIC, scores, {"": "", " boundary": "boundary_"})
+        return _table("panoptic quality, %", _PANOPTIC, scores, _SHARES)
     if "miou" in first.metrics:
-        return _table("semantic, %", _SEMANTIC, scores, {"": ""})
+        return _table("semantic, %", _SEMANTIC, scores, {"": "{}"})
     judged = [int(n) for name in first.metrics for n in re.findall(r"_ar(\d+)$", name)]
     limit = max(judged, default=100)
     title = f"AP and AR, % (AR: {limit} detections"
     if first.areas:
         title += "; S M L: areas below {:.0f}, {:.0f}, above".format(*first.areas)
-    kinds = {f" {kind}": prefix for kind, prefix in _KINDS.items()}
+    kinds = {f" {kind}": prefix + "{}" for kind, prefix in _KINDS.items()}
     return _table(title + ")", _INSTANCE | {"AR": f"ar{limit}"}, scores, kinds)
 
 
 def _table(title: str, columns: dict[str, str], scores: dict[str, Scores], kinds: dict[str, str]) -> Table:
+    """columns: heading -> metric; kinds: what follows a network's name -> the metric's name in full."""
     found = {
-        name + kind: {column: value.metrics.get(prefix + key) for column, key in columns.items()}
+        name + kind: {column: value.metrics.get(full.format(key)) for column, key in columns.items()}
         for name, value in scores.items()
-        for kind, prefix in kinds.items()
+        for kind, full in kinds.items()
     }
     found = {name: row for name, row in found.items() if any(v is not None for v in row.values())}
     there = [column for column in columns if any(row[column] is not None for row in found.values())]
