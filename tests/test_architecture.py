@@ -15,7 +15,7 @@ LAYERS = {
     3: ["infer", "eval", "predict", "export", "coco_json", "writers", "map_writers", "layouts"],
     4: ["train"],
     5: ["report"],
-    6: ["bench", "bench_op", "bench_predict", "bench_others", "bench_one_thread", "bench_bars", "doctor", "cli", "__main__"],
+    6: ["bench", "doctor", "cli", "__main__"],
 }  # fmt: skip
 LAYER = {name: number for number, names in LAYERS.items() for name in names}
 HOMES = {

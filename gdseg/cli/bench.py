@@ -1,4 +1,4 @@
-"""`gdseg bench`: print what `gdseg.bench.bench` measures."""
+"""`gdseg bench`: print what `gdseg.bench` measures."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,7 @@ from gdseg.recipe_yaml import DEFAULT_RECIPE, load_recipe
 if TYPE_CHECKING:
     import torch
 
-    from gdseg.bench_op import Row
+    from gdseg.bench.operator import Row
 
 EXAMPLES = """Examples:
 
@@ -40,7 +40,7 @@ def command(
     """Time the operator, the model, a training step, the loader and a large image on this machine."""
     resolved = load_recipe(recipe or DEFAULT_RECIPE, recipe_changes(context.params))
 
-    from gdseg.bench import PARTS, bench
+    from gdseg.bench.parts import PARTS, bench
     from gdseg.device import resolve_device
 
     if part not in ("op", *PARTS, "predict", "all"):
@@ -54,7 +54,7 @@ def command(
     operator = _operator(chosen, repeats, short=part == "all") if part in ("op", "all") else []
     rows = {p: bench(p, resolved, chosen, repeats) for p in wanted}
     if as_json:
-        from gdseg.bench_op import as_json as plain
+        from gdseg.bench.operator import as_json as plain
 
         found = {"op": plain(operator)} if operator else {}
         print_json({**found, **{p: dict(times) for p, times in rows.items()}})
@@ -73,7 +73,7 @@ def command(
 def _large_image(recipe: Recipe, device: "torch.device", *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from gdseg.bench_predict import HEIGHT, WIDTH, bench_predict
+    from gdseg.bench.large_image import HEIGHT, WIDTH, bench_predict
 
     rows = bench_predict(recipe, device)
     if as_json:
@@ -96,7 +96,7 @@ def _large_image(recipe: Recipe, device: "torch.device", *, as_json: bool) -> No
 
 def _operator(device: "torch.device", repeats: int, short: bool) -> "list[Row]":
     """All sizes take minutes on a CPU; among the other parts the smallest must do."""
-    from gdseg.bench_op import SIZES, bench_op
+    from gdseg.bench.operator import SIZES, bench_op
 
     names = list(SIZES)[-1:] if short else list(SIZES)
     return bench_op(device, repeats, {name: SIZES[name] for name in names})
@@ -104,7 +104,7 @@ def _operator(device: "torch.device", repeats: int, short: bool) -> "list[Row]":
 
 def _print_operator(rows: "list[Row]", device: str) -> None:
     """A table a size and work, narrow enough for 80 columns, and the bars."""
-    from gdseg.bench_bars import verdicts
+    from gdseg.bench.operator_bars import verdicts
     from gdseg.models.deform_attn import kernel_in_use
 
     out.print(f"deformable attention on {device}: {kernel_in_use()}")

@@ -2,7 +2,7 @@
 
 `make kernels` builds `gdseg/_lib/libgdseg_ops.so`, which registers `torch.ops.gdseg.*` for CPU
 and CUDA. GDSEG_KERNEL chooses: `auto` (the kernel where it is, else PyTorch), `require` (the kernel or an
-error), `off` (PyTorch). Called by `deform_attn.py` and, for its words, `doctor.py` and `bench.py`.
+error), `off` (PyTorch). Called by `deform_attn.py` and, for its words, `doctor.py` and `bench`.
 """
 
 from __future__ import annotations

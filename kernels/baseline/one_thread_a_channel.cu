@@ -2,7 +2,7 @@
 // a channel, float32, every thread working out the same locations, four scalar loads a sample; backward with one block
 // a query and head, scalar atomics, and sums over channels in shared memory that one thread adds up. Written after the
 // description in Deformable DETR (arXiv 2010.04159) and the behaviour of its CUDA operator (Apache-2.0), not copied.
-// `make gpu` builds it into build/kernels; called through ctypes by gdseg/bench_one_thread.py.
+// `make gpu` builds it into build/kernels; called through ctypes by gdseg/bench/one_thread_a_channel.py.
 #include <cuda_runtime.h>
 
 #include <cstdint>

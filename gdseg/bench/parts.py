@@ -1,4 +1,4 @@
-"""`gdseg bench`: how long the parts take on this machine, always beside their reference in the same run.
+"""`gdseg bench model|train|data`: how long the parts take on this machine, beside each other in the same run.
 
 Machines are shared and noisy, so what counts are ratios; each figure is the median of several calls.
 """
@@ -22,7 +22,7 @@ from gdseg.structures import Batch, Record
 from gdseg.train.counts import settle
 from gdseg.train.engine import Learner, labelled_part, seed_step
 
-PARTS = ("model", "train", "data")  # and "op": bench_op.py
+PARTS = ("model", "train", "data")  # and "op": operator.py
 
 
 def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> list[tuple[str, float]]:

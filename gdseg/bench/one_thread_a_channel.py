@@ -1,7 +1,7 @@
 """The official projects' way to run deformable attention on a GPU, as a path of `gdseg bench op`.
 
 One thread a channel: `kernels/baseline/one_thread_a_channel.cu`, which `make gpu` compiles; float32 only.
-Their own source does not compile with current tools. Called by `bench_others.py`.
+Their own source does not compile with current tools. Called by `other_operators.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gdseg.models.deform_attn import Shapes
 
-LIBRARY = Path(__file__).parent.parent / "build" / "kernels" / "one_thread_a_channel.so"
+LIBRARY = Path(__file__).parents[2] / "build" / "kernels" / "one_thread_a_channel.so"
 
 
 def one_thread_a_channel(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:

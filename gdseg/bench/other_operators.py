@@ -1,4 +1,4 @@
-"""Other implementations of deformable attention that may be installed, timed beside ours by `bench_op.py`.
+"""Other implementations of deformable attention that may be installed, timed beside ours by `operator.py`.
 
 `transformers` (PyPI, Apache-2.0) runs what the official projects run without their CUDA kernel: all levels
 sampled by `grid_sample`, stacked, then summed. `deformops` (PyPI, MIT; CUDA and Triton, Python >= 3.12) is
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdseg.bench_one_thread import level_tables, one_thread_a_channel
+from gdseg.bench.one_thread_a_channel import level_tables, one_thread_a_channel
 from gdseg.models.deform_attn import Shapes
 
 Operator = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]

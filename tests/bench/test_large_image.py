@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gdseg import bench_predict as bench
+from gdseg.bench import large_image as bench
 from gdseg.cli.app import app
 from gdseg.recipe import Recipe
 

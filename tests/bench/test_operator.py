@@ -4,8 +4,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gdseg.bench_bars import BACKWARD, CPU, CUDA, DECODER, ENCODER, verdicts
-from gdseg.bench_op import (
+from gdseg.bench.operator import (
     BOTH,
     SIZES,
     Row,
@@ -16,7 +15,8 @@ from gdseg.bench_op import (
     make_inputs,
     training_paths,
 )
-from gdseg.bench_others import DEFORMOPS, FALLBACK, ONE_THREAD
+from gdseg.bench.operator_bars import BACKWARD, CPU, CUDA, DECODER, ENCODER, verdicts
+from gdseg.bench.other_operators import DEFORMOPS, FALLBACK, ONE_THREAD
 from gdseg.cli.bench import _print_operator
 
 TINY = Size(40, 56, (8, 16, 32), batch=2)

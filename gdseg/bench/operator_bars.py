@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gdseg.bench_op import BOTH, Row
-from gdseg.bench_others import DEFORMOPS, FALLBACK, ONE_THREAD
+from gdseg.bench.operator import BOTH, Row
+from gdseg.bench.other_operators import DEFORMOPS, FALLBACK, ONE_THREAD
 
 ENCODER, SMALL, DECODER = "encoder 800x1066, 4 levels", "encoder 256x256", "decoder, 300 queries"
 BACKWARD = "backward"  # forward and backward, less forward
