@@ -207,7 +207,7 @@ def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
     alone = _cpu_seconds(call, 1)
     if alone > SECONDS_RUN_TWICE:
         return alone
-    # The path before filled the caches with what it needed. And while it ran, a virtual machine may have given
+    # The path before filled the caches with what it needed. While it ran, a virtual machine may have given
     # back to its host the memory that our call had freed: each huge page then costs 5 ms, not 0.2.
     return _cpu_seconds(call, max(1, round(SECONDS_A_TIMING / alone)))
 
