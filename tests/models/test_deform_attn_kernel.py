@@ -16,6 +16,7 @@ from attn_cases import (
     needs_kernel,
     with_gradients,
 )
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from gdseg.models.deform_attn import (
     MSDeformAttn,
@@ -99,6 +100,17 @@ class Layer(torch.nn.Module):
         return self.attention(query, references, memory, shapes)
 
 
+class Plain(torch.nn.Module):
+    """The entry which takes locations and weights; arguments as of Layer."""
+
+    def forward(self, query, references, fine, coarse):
+        shapes = [tuple(x.shape[-2:]) for x in (fine, coarse)]
+        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in (fine, coarse)], 1)
+        locations = references[:, :, None, None, None] + 0.1 * query.unflatten(-1, (2, 2, 4, 2))
+        weights = query[..., :16].unflatten(-1, (2, 2, 4))
+        return ms_deform_attn(memory.unflatten(-1, (2, 16)), shapes, locations, weights)
+
+
 def layer_inputs(N=2, Q=5, h=6, w=8):
     torch.manual_seed(0)
     return (
@@ -110,24 +122,35 @@ def layer_inputs(N=2, Q=5, h=6, w=8):
 
 
 @needs_kernel
-def test_compiles_in_one_graph_with_dynamic_sizes():
-    layer = Layer()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
-    for sizes in ({}, {"N": 3, "Q": 7, "h": 10, "w": 12}):
-        inputs = layer_inputs(**sizes)
-        torch.testing.assert_close(compiled(*inputs), layer(*inputs))
-        compiled(*inputs).sum().backward()
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+@pytest.mark.parametrize("kind", [Layer, Plain])
+def test_compiles_in_one_graph_with_dynamic_sizes(kind):
+    """One compilation for all sizes; values and gradients are those of the layer as it stands.
+
+    The first sizes all differ: equal ones would be compiled as one.
+    """
+    layer, backend = kind(), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+    for sizes in ({"N": 3, "Q": 5, "h": 12, "w": 16}, {"N": 2, "Q": 7, "h": 4, "w": 6}):
+        inputs = [x.requires_grad_() for x in layer_inputs(**sizes)]
+        outs = compiled(*inputs), layer(*inputs)
+        torch.testing.assert_close(*outs)
+        torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), inputs) for out in outs))
+    assert backend.frame_count == 1
 
 
 @needs_kernel
-def test_exports_with_dynamic_height_width_batch_and_queries():
-    layer, dim = Layer().eval(), torch.export.Dim
+@pytest.mark.parametrize("kind", [Layer, Plain])
+def test_exports_with_dynamic_height_width_batch_and_queries(kind):
+    layer, dim = kind().eval(), torch.export.Dim
     n, q = dim("n", min=2), dim("q", min=2)
     h, w = dim("h", min=2, max=64), dim("w", min=2, max=64)
     dynamic = ({0: n, 1: q}, {1: q}, {0: n, 2: 2 * h, 3: 2 * w}, {0: n, 2: h, 3: w})
     program = torch.export.export(layer, layer_inputs(), dynamic_shapes=dynamic)
-    inputs = layer_inputs(N=3, Q=9, h=12, w=4)
-    torch.testing.assert_close(program.module()(*inputs), layer(*inputs))
+    assert any("gdseg.ms_deform_attn" in str(node.target) for node in program.graph.nodes)
+    for sizes in ({"N": 3, "Q": 9, "h": 12, "w": 4}, {"N": 2, "Q": 2, "h": 4, "w": 120}):
+        inputs = layer_inputs(**sizes)
+        torch.testing.assert_close(program.module()(*inputs), layer(*inputs))
 
 
 @pytest.mark.parametrize("device", DEVICES)
