@@ -136,6 +136,9 @@ __device__ __forceinline__ void add_four(float* to, float a, float b, float c, f
                "f"(b), "f"(c), "f"(d)
                : "memory");
 #else
+#ifdef GDSEG_EMULATE_CUDA
+  emulation::check_aligned(to, 16);
+#endif
   atomicAdd(to, a), atomicAdd(to + 1, b), atomicAdd(to + 2, c), atomicAdd(to + 3, d);
 #endif
 }

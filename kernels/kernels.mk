@@ -33,7 +33,7 @@ OPS_FLAGS   = -O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -DTORCH
 OPS_INCLUDE = -isystem $(TORCH)/include -isystem $(TORCH)/include/torch/csrc/api/include
 OPS_GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
               -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
-OPS_SAN     = $(if $(SANITIZE),-g -O1 -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+OPS_SAN     = $(if $(SANITIZE),-g1 -O1 -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 OPS_CUDART  = $(if $(OPS_CU),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread)
 
 .PHONY: kernels kernels-if-possible

@@ -115,17 +115,16 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, const Ar
   }
 }
 
-template <class T>
-T checked_load(const T* from) {
-  if (reinterpret_cast<uintptr_t>(from) % sizeof(T)) fail("unaligned load");
-  return *from;
+inline void check_aligned(const void* address, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes) fail("unaligned load or sum");
 }
 
 }  // namespace emulation
 
 template <class T>
 T __ldg(const T* from) {
-  return emulation::checked_load(from);
+  emulation::check_aligned(from, sizeof(T));
+  return *from;
 }
 
 inline void __syncwarp() { emulation::meet(emulation::Meeting::kSync); }

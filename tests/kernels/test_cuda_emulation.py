@@ -39,6 +39,11 @@ def ops(tmp_path_factory):
         "-DTORCH_TARGET_VERSION=0x020b000000000000",
         "-fPIC",
         "-shared",
+        # an index too large, a wrong shift, a store that is not aligned: the process ends with a message
+        "-fsanitize=undefined",
+        "-fno-sanitize-recover=all",
+        "-fno-sanitize=vptr",
+        "-static-libubsan",
     ]
     libraries = ["-L", torch_dir / "lib", "-Wl,--no-as-needed", "-ltorch_cpu"]
     source = HERE / "cuda_emulation.cpp"
@@ -152,6 +157,36 @@ def test_references_of_one_image_serve_all(ops, shared):
 def test_queries_that_are_pixels_are_all_served_once(ops):
     shapes = [(11, 13), (8, 5), (9, 1), (1, 17)]
     check(ops, make_case(torch.bfloat16, 16, 2, shapes, images=2, queries=240, heads=2, points=2))
+
+
+def test_queries_that_are_pixels_are_served_beside_levels_without_pixels(ops):
+    shapes = [(0, 3), (9, 4), (2, 0), (3, 5), (0, 0)]
+    full = make_case(torch.float32, 8, 0, [(9, 4), (3, 5)], images=1, queries=51, points=2)
+    places, weights = torch.zeros(1, 51, 3, 5, 2, 2), torch.rand(1, 51, 3, 5, 2)
+    places[:, :, :, [1, 3]], weights[:, :, :, [1, 3]] = full.places, full.weights
+    holed = Case(shapes, full.value, places, weights, None, full.grad)
+    out, grads = reference(full)
+    assert_close(run(ops, holed, backward=False)[0], out, 1e-5)
+    for deterministic in (False, True):
+        of_value, of_places, _ = run(ops, holed, True, deterministic)
+        assert_close(of_value, grads[0], 1e-5)
+        assert_close(of_places[:, :, :, [1, 3]], grads[1], 1e-5)
+
+
+def test_values_of_more_than_2_to_the_31_elements(ops):
+    """8.6 GB of which only the pages at the end are ever touched."""
+    height, width, channels = 8193, 8192, 32
+    try:
+        value = torch.empty(2, height * width, 1, channels, dtype=torch.bfloat16)
+    except RuntimeError:
+        pytest.skip("not enough address space")
+    assert value[0].numel() > 2**31
+    value[1, -1] = torch.arange(channels).bfloat16()[None]
+    value[1, -2] = 0
+    value[1, -width - 2 : -width] = 0
+    last = torch.tensor([1 - 0.5 / width, 1 - 0.5 / height])  # the centre of the last pixel
+    out = ops.ms_deform_attn(value, [height, width], last.expand(2, 1, 1, 1, 1, 2), torch.ones(2, 1, 1, 1, 1))
+    assert_close(out[1, 0], torch.arange(channels).double(), 1e-2)
 
 
 def test_large_blocks(ops):
