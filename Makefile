@@ -48,8 +48,10 @@ type: $(STAMP) ## types
 bench: $(STAMP) kernels-if-possible ## time the parts against their reference on this machine
 	$(GDSEG) bench
 
-# one after the other: the tests must not disturb the times. Without network: make gpu INSTALL=0 VENV=path/to/venv
+# One after the other: the tests must not disturb the times. Without network: make gpu INSTALL=0 VENV=path/to/venv
 gpu: $(STAMP) ## all that needs a GPU, in one go: compile the CUDA part, test, and time the operator against its bars
+	@$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit( \
+	  f'make gpu: torch {torch.__version__} sees no GPU here; nothing was built or run')"
 	$(MAKE) kernels $(OPS_BASELINE) CUDA=1
 	GDSEG_KERNEL=require $(BIN)/python -m pytest -m gpu -rs
 	GDSEG_KERNEL=require $(BIN)/python -m gdseg bench op --device cuda --repeats 20

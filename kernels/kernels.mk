@@ -5,7 +5,9 @@
 #   make kernels ARCH="90"    for these GPU generations only (default 80 90 100 120, and PTX of the last)
 #   make kernels SANITIZE=address,undefined    with these sanitizers (make sanitize runs the tests so)
 # Only libtorch's Stable ABI is used: the file that is built here also loads in later versions of torch.
-NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+# the system's, else what pip installs (nvidia-cuda-nvcc and what it needs)
+NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null) \
+          $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu*/bin/nvcc))
 ARCH ?= 80 90 100 120
 CUDA ?= $(if $(and $(NVCC),$(wildcard /dev/nvidia0 /dev/nvidiactl)),1,0)
 
@@ -33,8 +35,8 @@ OPS_FLAGS   = -O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -DTORCH
 OPS_INCLUDE = -isystem $(TORCH)/include -isystem $(TORCH)/include/torch/csrc/api/include
 OPS_GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
               -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
-OPS_SAN     = $(if $(SANITIZE),-g1 -O1 -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-OPS_CUDART  = $(if $(OPS_CU),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread)
+OPS_SAN     = $(if $(SANITIZE),-g1 -O0 -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+OPS_CUDART  = $(if $(OPS_CU),-L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -ldl -lrt -lpthread)
 
 .PHONY: kernels kernels-if-possible
 kernels: $(OPS_LIB) ## compile the deformable-attention operators (CUDA=0|1, ARCH="80 90"; see kernels/kernels.mk)
