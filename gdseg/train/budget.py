@@ -75,7 +75,7 @@ def run_job(job: Job, out: Path, device: torch.device, quiet: bool) -> Result:
     except UsageError:
         if not begun:
             raise
-        result = Result(_evaluate(job, run, device))  # all steps were taken, the last evaluation was cut off
+        result = Result(_evaluate(job, run, device))  # it was finished, but for writing its result
     result.labelled = int(read_run(run).get("labelled", 0))
     result.seconds = sum(json.loads(line)["seconds"] for line in _lines(run / "time.jsonl"))
     write_json(run / _RESULT, asdict(result))

@@ -49,9 +49,9 @@ def save_state(
 
 
 def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """Restore networks, optimiser and scaler in place; return the progress: step, best, unlogged.
+    """Restore networks, optimiser and scaler in place; return the progress: step, best, unlogged ..
 
-    A state of an earlier version has no "thresholds": those of the recipe stay.
+    A state of an earlier version has no "thresholds", those of the recipe stay, and owes no evaluation.
 
     Raises CheckpointError when the file is missing, unsafe, or of another architecture or optimiser.
     """
@@ -65,7 +65,8 @@ def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) 
                 network.load_state_dict(saved[name])
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scaler.load_state_dict(state["scaler"])
-        return {name: state[name] for name in ("step", "best", "unlogged", "scores")}
+        state.setdefault("evaluated", state["step"])
+        return {name: state[name] for name in ("step", "best", "unlogged", "scores", "evaluated")}
     except _UNUSABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         hint = "the recipe's model and optimiser keys must be those the run was started with"

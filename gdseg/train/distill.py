@@ -17,6 +17,7 @@ import torch
 
 from gdseg.data.dataset import unlabelled_pool
 from gdseg.data.loader import train_batches
+from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
 from gdseg.runs import file_sha256
 from gdseg.structures import Batch, Record, Targets
@@ -60,6 +61,10 @@ def distill(
     session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet)
     both = {"student": student, "teacher": teacher.average}
     state = {**both, "thresholds": teacher.thresholds}
+
+    def roles(step: int) -> dict[str, SegmentationModel]:
+        return {"student": student} if teacher.is_guide(step) else both
+
     if resume:
         session.resume(state)
     guided_by = {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
@@ -69,6 +74,7 @@ def distill(
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
     with session:
         _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
+        session.catch_up(roles(session.start_step - 1), state)
         for step, (labelled, weak) in enumerate(streams, session.start_step):
             seed_step(recipe.seed, step)
             labelled, weak = labelled.to(device), weak.to(device)
@@ -82,14 +88,7 @@ def distill(
             means = session.log_step(done, len(labelled) + len(weak), losses)
             kept = session.due(done, recipe.train.save_every) or session.due(done, recipe.train.eval_every)
             session.tell(done, watch.check(done, means), watch.classes() if kept else {})
-            roles = {"student": student} if teacher.is_guide(step) else both
-            if session.due(done, recipe.train.save_every) or session.stop_signal:
-                session.save(done, roles, state)
-            if session.due(done, recipe.train.eval_every) and not session.stop_signal:
-                session.evaluate(done, roles)
-                session.save(done, roles, state)
-            if session.stop_signal and done < rule.steps:
-                session.leave(done)
+            session.close_step(done, roles(step), state)
     return session.scores
 
 

@@ -59,6 +59,7 @@ def pretrain(
     )
     with session:
         session.log.say(f"pretrain: {len(data.labelled)} labelled images, {train.steps} steps, {run}")
+        session.catch_up(roles, state)
         for step, batch in enumerate(batches, session.start_step):
             seed_step(recipe.seed, step)
             batch = paste_labelled(batch.to(device), recipe, step)
@@ -68,11 +69,5 @@ def pretrain(
 
             done = step + 1
             session.log_step(done, len(batch), losses)
-            if session.due(done, train.save_every) or session.stop_signal:
-                session.save(done, roles, state)
-            if session.due(done, train.eval_every) and not session.stop_signal:
-                session.evaluate(done, roles)
-                session.save(done, roles, state)
-            if session.stop_signal and done < train.steps:
-                session.leave(done)
+            session.close_step(done, roles, state)
     return session.scores

@@ -10,6 +10,7 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -28,12 +29,21 @@ from gdseg.train.checkpoint import load_state, save_state
 from gdseg.train.engine import Learner
 from gdseg.train.log import RunLog, append_json
 
+Roles = Mapping[str, SegmentationModel]  # the networks that are evaluated, by role
+State = Mapping[str, torch.nn.Module]  # all networks that the loop changes
 _MAIN = ("loss", "grad_norm", "pseudo_per_image", "pseudo_score", "pseudo_ignored", "pseudo_agreement")
+
+
+class _CutOff(Exception):  # noqa: N818 - not a fault
+    """A signal came during an evaluation."""
 
 
 @dataclass
 class Session:
-    """What surrounds the steps of one run. `unlogged`: losses of the steps since the last log line."""
+    """What surrounds the steps of one run. `unlogged`: losses of the steps since the last log line.
+
+    `evaluated`: steps that were done at the last evaluation that was finished.
+    """
 
     verb: str
     run: Path
@@ -47,6 +57,7 @@ class Session:
     best: dict[str, float] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     unlogged: list[dict[str, float]] = field(default_factory=list)
+    evaluated: int = 0
     stop_signal: int = 0
 
     def __enter__(self) -> Session:
@@ -66,16 +77,35 @@ class Session:
         seconds = time.monotonic() - self._began
         spent = {"step": self.start_step, "seconds": round(seconds, 1), **peak_memory(self.learner.device)}
         append_json(self.run / "time.jsonl", spent)
-        if self.stop_signal and not any(error):  # it came during the last evaluation: it holds now
-            signal.raise_signal(self.stop_signal)
 
-    def resume(self, networks: Mapping[str, torch.nn.Module]) -> None:
+    def resume(self, networks: State) -> None:
         """Go on from the last saved state; `networks` are all networks the loop changes."""
         state = load_state(self._file("last.state.pt"), self.learner, networks)
         self.start_step, self.best = state["step"], state["best"]
-        self.unlogged, self.scores = state["unlogged"], state["scores"]
-        if self.start_step >= self.total_steps:
+        self.unlogged, self.scores, self.evaluated = state["unlogged"], state["scores"], state["evaluated"]
+        if self.start_step >= self.total_steps and not self._owes_evaluation(self.start_step):
             raise UsageError("the run is finished", self.run, f"evaluate it: gdseg eval {self.run}")
+
+    def catch_up(self, roles: Roles, state: State) -> None:
+        """Say where a resumed run goes on, and do the evaluation that an interruption cut off."""
+        if not self.start_step:
+            return
+        if self.start_step < self.total_steps:
+            self.log.say(f"going on at step {self.start_step + 1} of {self.total_steps}")
+        if self._owes_evaluation(self.start_step):
+            self.log.say(f"going on with the evaluation after step {self.start_step} of {self.total_steps}")
+            self._evaluate_and_save(self.start_step, roles, state)
+        if self.stop_signal:
+            self._leave(self.start_step, roles, state)
+
+    def close_step(self, steps_done: int, roles: Roles, state: State) -> None:
+        """Save and evaluate what is due after a step; raise InterruptedRun, all saved, once a signal came."""
+        if self.due(steps_done, self.recipe.train.save_every):
+            self._save_all(steps_done, roles, state)
+        if self._owes_evaluation(steps_done):
+            self._evaluate_and_save(steps_done, roles, state)
+        if self.stop_signal:
+            self._leave(steps_done, roles, state)
 
     def due(self, steps_done: int, every: int) -> bool:
         """Whether something done every `every` steps is due; always at the end, never twice."""
@@ -102,29 +132,44 @@ class Session:
         if classes:
             append_json(self.run / "pseudo.jsonl", {"step": step, **classes})
 
-    def evaluate(self, steps_done: int, roles: Mapping[str, SegmentationModel]) -> None:
-        """Evaluate each role's network on the validation images, if there are any; keep the best of each."""
-        if not self.dataset.val:
-            return
-        for role, network in roles.items():
-            metrics = evaluate(network, self.dataset, self.recipe, self.learner.device).metrics
-            self.scores[role] = metrics
-            self.log.evaluation(steps_done, role, metrics)
-            self._keep_best(steps_done, role, network, metrics)
+    def _owes_evaluation(self, steps_done: int) -> bool:
+        due = bool(steps_done) and self.due(steps_done, self.recipe.train.eval_every)
+        return due and bool(self.dataset.val) and self.evaluated != steps_done
 
-    def save(
-        self, steps_done: int, roles: Mapping[str, SegmentationModel], state: Mapping[str, torch.nn.Module]
-    ) -> None:
+    def _evaluate_and_save(self, steps_done: int, roles: Roles, state: State) -> None:
+        """All roles or none: a signal cuts it off, a resumed run does it again. Keeps the best."""
+        with suppress(_CutOff):
+            found = {role: self._evaluate(network) for role, network in roles.items()}
+            self.evaluated = steps_done
+            for role, metrics in found.items():
+                self.scores[role] = metrics
+                self.log.evaluation(steps_done, role, metrics)
+                self._keep_best(steps_done, role, roles[role], metrics)
+            self._save_all(steps_done, roles, state)
+
+    def _evaluate(self, network: SegmentationModel) -> dict[str, float]:
+        def go_on(*_: int) -> None:
+            if self.stop_signal:
+                raise _CutOff
+
+        go_on()
+        device = self.learner.device
+        return evaluate(network, self.dataset, self.recipe, device, progress=go_on).metrics
+
+    def _save_all(self, steps_done: int, roles: Roles, state: State) -> None:
         """Save the state to resume from (all networks of `state`) and each role's last network."""
         progress = {"step": steps_done, "best": self.best, "unlogged": self.unlogged, "scores": self.scores}
+        progress["evaluated"] = self.evaluated
         save_state(self._file("last.state.pt"), progress, self.learner, state)
         for role, network in roles.items():
             self._save(network, role, steps_done, self._file(f"last-{role}.safetensors"))
 
-    def leave(self, steps_done: int) -> None:
-        """Raise InterruptedRun; call it after `save` when `stop_signal` is set."""
+    def _leave(self, steps_done: int, roles: Roles, state: State) -> None:
+        self._save_all(steps_done, roles, state)
         name = signal.Signals(self.stop_signal).name
         hint = f"go on with: gdseg {self.verb} --resume --out {shlex.quote(str(self.run))}"
+        if steps_done == self.total_steps and not self._owes_evaluation(steps_done):
+            hint = f"nothing was left to do; evaluate it: gdseg eval {shlex.quote(str(self.run))}"
         raise InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
 
     def _keep_best(self, step: int, role: str, network: SegmentationModel, metrics: dict[str, float]) -> None:
@@ -159,7 +204,7 @@ class Session:
             raise KeyboardInterrupt
         self.stop_signal = number
         # a signal handler must not enter the console, which may be writing
-        os.write(2, b"stopping after this step (again to stop at once) ..\n")
+        os.write(2, b"stopping once all is saved (again to stop at once) ..\n")
 
 
 def _mean(values: list[float]) -> float:

@@ -170,6 +170,7 @@ def test_an_interruption_during_the_last_evaluation_costs_no_training(tiny_recip
             signal.signal(signal.SIGINT, old)
         with monkeypatch.context() as only_evaluate:
             only_evaluate.setattr(Learner, "step", None)
+            only_evaluate.setattr(session, "evaluate", evaluate)
             run_plan(plan, out, CPU, quiet=True)
         network = load_file(run_folder(out, job) / "checkpoints/last-teacher.safetensors")
         assert network

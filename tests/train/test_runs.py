@@ -51,6 +51,22 @@ def interrupt_in(monkeypatch, step):
     monkeypatch.setattr(Learner, "step", stepping)
 
 
+def interrupt_evaluation(monkeypatch, step):
+    """Send SIGTERM after the first image of the evaluation after `step` steps."""
+    original, asked = session.evaluate, []
+
+    def evaluating(*arguments, progress):
+        def first(done, count):
+            if 2 * len(asked) == step and done == 1:
+                signal.raise_signal(signal.SIGTERM)
+            progress(done, count)
+
+        asked.append(1)
+        return original(*arguments, progress=first)
+
+    monkeypatch.setattr(session, "evaluate", evaluating)
+
+
 @pytest.fixture
 def teacher(tiny_recipe, tmp_path):
     run = tmp_path / "teacher"
@@ -109,6 +125,40 @@ def test_an_interrupted_distill_is_the_uninterrupted_one(tiny_recipe, tmp_path, 
     distill(recipe, cut, teacher, CPU, resume=True, quiet=True)
     assert log(cut) == log(whole)
     same_networks(cut, whole)
+
+
+@pytest.mark.parametrize("when", ["step", "evaluation"])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_signal_at_an_evaluation_saves_and_the_resumed_run_evaluates(
+    tiny_recipe, tmp_path, monkeypatch, when, last, capsys
+):
+    """In the last step before it or while it runs, at the end of the run or halfway."""
+    recipe, done = tiny_recipe("maskdino", "train.eval_every=2"), 4 if last else 2
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    scores = pretrain(recipe, whole, CPU, quiet=True)
+    if when == "step":
+        interrupt_in(monkeypatch, done - 1)
+    else:
+        interrupt_evaluation(monkeypatch, done)
+    with pytest.raises(InterruptedRun, match=f"SIGTERM after step {done}; the run is saved") as stopped:
+        pretrain(recipe, cut, CPU, quiet=True)
+    assert f"gdseg pretrain --resume --out {cut}" in str(stopped.value)
+    assert (cut / "eval.jsonl").is_file() == last  # that after step 2
+    monkeypatch.undo()
+    assert pretrain(recipe, cut, CPU, resume=True) == scores
+    said = capsys.readouterr().err
+    assert f"going on with the evaluation after step {done} of 4" in said
+    assert ("going on at step 3 of 4" in said) != last
+    assert log(cut, "eval.jsonl") == log(whole, "eval.jsonl")
+    assert log(cut) == log(whole)
+    same_networks(cut, whole)
+
+
+def test_a_signal_when_all_is_done_says_that_nothing_is_left(tiny_recipe, tmp_path, monkeypatch):
+    interrupt_in(monkeypatch, 3)
+    with pytest.raises(InterruptedRun, match="SIGTERM after step 4") as stopped:
+        pretrain(tiny_recipe("maskdino", "data.val=none"), tmp_path / "run", CPU, quiet=True)
+    assert "nothing was left to do" in str(stopped.value)
 
 
 def test_the_students_learning_rate_is_a_share_of_the_teachers(tiny_recipe, tmp_path, teacher):
