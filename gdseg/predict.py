@@ -77,15 +77,22 @@ class Predictor:
     def predict_tensor(self, image: Tensor, conf: float | None = None) -> Predictions:
         """As `predict`, for a tensor [C, H, W] that has the network's channels."""
         network = self.network
-        recipe, classes = network.recipe, len(network.classes)
-        if conf is not None:  # panoptic segments compete for pixels: the unsure ones must not take part
-            recipe = replace(recipe, postprocess=replace(recipe.postprocess, object_threshold=conf))
+        recipe, classes, lowest = network.recipe, len(network.classes), self.lowest_score(conf)
+        if recipe.task == "panoptic":  # segments compete for pixels: the unsure ones must not take part
+            recipe = replace(recipe, postprocess=replace(recipe.postprocess, object_threshold=lowest))
         found = infer_image(network.model, image, recipe, classes, self.device, network.things)
         if recipe.task == "instance":
-            found = found.filter(_CONF if conf is None else conf)
+            found = found.filter(lowest)
         else:
             found = segment_regions(found) if recipe.task == "panoptic" else class_regions(found)
         return replace(found, names=network.classes)
+
+    def lowest_score(self, conf: float | None = None) -> float:
+        """The score from which on `predict(.., conf)` tells of objects; semantic regions all score 1."""
+        if conf is not None:
+            return conf
+        recipe = self.network.recipe
+        return recipe.postprocess.object_threshold if recipe.task == "panoptic" else _CONF
 
     def outputs(self, image: Tensor) -> tuple[Batch, Outputs]:
         """The network's raw outputs for a tensor [C, H, W], and the batch of one they are for.

@@ -21,6 +21,7 @@ from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Record
 from gdseg.train.counts import settle
 from gdseg.train.engine import Learner, labelled_part, seed_step
+from gdseg.words import counted
 
 PARTS = ("model", "train", "data")  # and "op": operator.py
 
@@ -45,7 +46,10 @@ def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> 
     parts = [labelled_part(batch)]
     seed_step(recipe.seed, 0)
     return [
-        (f"training step of {len(batch)} images", _median(lambda: learner.step(0, parts), repeats, device))
+        (
+            f"training step of {counted(len(batch), 'image')}",
+            _median(lambda: learner.step(0, parts), repeats, device),
+        )
     ]
 
 

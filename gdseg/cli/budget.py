@@ -17,6 +17,7 @@ from gdseg.eval.tables import percent
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import DEFAULT_RECIPE, apply_overrides, load_recipe
 from gdseg.runs import RUNS
+from gdseg.words import counted
 
 if TYPE_CHECKING:
     from gdseg.train.budget import Result
@@ -184,7 +185,7 @@ def _describe(plan: Plan, out: Path) -> None:
         more = f" and {len(arms) - 1} more" if len(arms) > 1 else ""
         there = "finished" if finished(out, job) else "to do"
         rows.append([_name(arms[0]) + more, str(job.steps), job.folder, there])
-    print_table(f"{len(rows)} runs in {out}", ["for", "steps", "run", ""], rows)
+    print_table(f"{counted(len(rows), 'run')} in {out}", ["for", "steps", "run", ""], rows)
 
 
 def _name(arm: Arm) -> str:

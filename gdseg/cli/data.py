@@ -9,6 +9,7 @@ from gdseg.cli import data_convert, data_inspect, data_split
 from gdseg.cli.console import out
 from gdseg.cli.data_keys import check_task
 from gdseg.cli.options import DebugOpt
+from gdseg.words import counted
 
 data_app = typer.Typer(
     help="Make, inspect, split and convert data sets.", no_args_is_help=True, rich_markup_mode="rich"
@@ -45,7 +46,7 @@ def shapes(
         make_shapes(folder, options)
     else:
         make_scenes(folder, options, task)
-    out.print(f"made {train} training and {val} validation images in {folder}", soft_wrap=True)
+    out.print(f"made {train} training and {counted(val, 'validation image')} in {folder}", soft_wrap=True)
 
 
 data_app.command("inspect", help=data_inspect.EXAMPLES)(data_inspect.command)

@@ -9,6 +9,7 @@ from gdseg.cli.console import err, out, print_json, print_table
 from gdseg.cli.options import OUTPUT, DebugOpt, JsonOpt, OverridesArg, QuietOpt
 from gdseg.cli.progress import progress
 from gdseg.errors import UsageError
+from gdseg.words import counted
 
 if TYPE_CHECKING:
     from gdseg.layouts.convert import Summary
@@ -63,7 +64,11 @@ def command(
 def _print(summary: "Summary") -> None:
     names = ("images", "objects", "crowds")
     rows = [[part, *(str(counts[name]) for name in names)] for part, counts in summary.parts.items()]
-    print_table(f"{summary.task} labels of {summary.classes} classes as {summary.format}", ["", *names], rows)
+    print_table(
+        f"{summary.task} labels of {counted(summary.classes, 'class')} as {summary.format}",
+        ["", *names],
+        rows,
+    )
     for note, count in summary.notes.items():
         err.print(f"note: {note}: {count}", soft_wrap=True)
     out.print(f"written to {summary.out}", soft_wrap=True)

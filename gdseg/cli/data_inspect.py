@@ -15,6 +15,7 @@ from gdseg.cli.console import err, out, print_json, print_table
 from gdseg.cli.data_keys import DataArg, TaskOpt, chosen_task, data_keys
 from gdseg.cli.progress import progress
 from gdseg.errors import UsageError
+from gdseg.words import counted
 
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
@@ -145,7 +146,7 @@ def _fix(
     left = [fault for fault in again.faults if not fault.harmless]
     if not silent:
         _print_faults(done, show_all, lambda fault: "repaired")
-        kept = f"{len(again.train)} training and {len(again.val)} validation images"
+        kept = f"{len(again.train)} training and {counted(len(again.val), 'validation image')}"
         out.print(f"repaired copy in {target}: {kept}; {_kinds(left)}", soft_wrap=True)
         _print_faults(left, show_all, lambda fault: "left")
     return {"copy": str(target), "repairs": [asdict(f) for f in done], "left": [asdict(f) for f in left]}
@@ -161,7 +162,7 @@ def _print_report(report: Report, files: bool, pixels: bool, show_all: bool) -> 
     for part, counts in parts.items():
         if without := [name for name, count in counts.classes.items() if not count.objects]:
             names = ", ".join(without[:20]) + (" .." if len(without) > 20 else "")
-            out.print(f"{part}: {len(without)} classes have no object: {names}", soft_wrap=True)
+            out.print(f"{part}: {counted(len(without), 'class')} without an object: {names}", soft_wrap=True)
     imbalance = ", ".join(f"{part} {counts.imbalance:.1f}" for part, counts in parts.items())
     out.print(f"most frequent class / rarest: {imbalance}", soft_wrap=True)
     _print_faults(report.faults, show_all, lambda fault: "note" if fault.harmless else "fault")

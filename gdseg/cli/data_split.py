@@ -14,6 +14,7 @@ from gdseg.cli.console import err, out, print_json, print_table
 from gdseg.cli.data_keys import DataArg, TaskOpt, chosen_task, data_keys
 from gdseg.cli.progress import progress
 from gdseg.errors import UsageError
+from gdseg.words import counted
 
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
@@ -189,10 +190,10 @@ def _print(dataset: Dataset, labels: Labels, split: Split, path: Path | None, wo
     else:
         out.print(f"{len(rows)} classes; --json counts each")
     where = "" if path is None else f", in {path}"
-    total = f"{len(split.ids)} of {len(dataset.train)} training images"
+    total = f"{len(split.ids)} of {counted(len(dataset.train), 'training image')}"
     out.print(f"{word}: {total}, sha256 {split.sha256[:12]}{where}", soft_wrap=True)
     without = [name for name, own in counts.items() if own["all_objects"] and not own["objects"]]
     if without:
         names = ", ".join(without[:_SHOWN]) + (" .." if len(without) > _SHOWN else "")
-        text = f"warning: {len(without)} classes have no {word} object: {names}"
+        text = f"warning: {counted(len(without), 'class')} without a {word} object: {names}"
         err.print(text + " (--stratify takes each in, where it can)" * (not split.stratified), soft_wrap=True)

@@ -15,6 +15,7 @@ from gdseg.cli.progress import progress
 from gdseg.cli.run_options import inference_changes
 from gdseg.errors import CheckpointError, DataError, UsageError
 from gdseg.runs import ROLES
+from gdseg.words import counted
 
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
@@ -39,7 +40,7 @@ EXAMPLES = """Examples:
 
   gdseg eval runs/R --scales 0.75,1,1.5 --flip      several views of each image, averaged
 """
-
+_LOW = 0.05  # of scores: what lies below hardly changes AP
 
 Arguments = Annotated[
     list[str] | None,
@@ -183,7 +184,7 @@ def check_classes(network: Network, dataset: Dataset, path: Path) -> None:
     if network.classes == dataset.classes:
         return
     ours, theirs = network.classes, dataset.classes
-    parts = [f"the checkpoint has {len(ours)} classes, the data {len(theirs)}"]
+    parts = [f"the checkpoint has {counted(len(ours), 'class')}, the data {len(theirs)}"]
     for owner, names, others in (("checkpoint", ours, theirs), ("data", theirs, ours)):
         only = [name for name in names if name not in others]
         if only:
@@ -249,12 +250,24 @@ def _score_files(
         maps = chain.from_iterable(read(pred, dataset) for pred in preds)
         return score_maps(maps, dataset, task, boundary=how["boundary"])
     results = read_all_results(preds, dataset.val, dataset.category_ids)
-    missing = {record.image_id for record in dataset.val} - {result["image_id"] for result in results}
-    if missing and not quiet:  # it may be right: nothing was found in them
-        first = next(record.image_id for record in dataset.val if record.image_id in missing)
-        text = f"note: no result in {len(missing)} of {len(dataset.val)} images; first: image {first}"
-        err.print(text + "; results in several files need --pred for each", soft_wrap=True)
+    if not quiet:
+        _note_gaps(preds, dataset, {result["image_id"] for result in results})
     return score_instances(dataset, results, settled(recipe.postprocess.max_detections), **how)
+
+
+def _note_gaps(preds: list[Path], dataset: Dataset, found: set[int | str]) -> None:
+    """Say what may be missing in results: images without any (it may be right), and low scores."""
+    from gdseg.coco_json import written_from
+
+    missing = [record.image_id for record in dataset.val if record.image_id not in found]
+    if missing:
+        of = counted(len(dataset.val), "image")
+        text = f"note: no result in {len(missing)} of {of}; first: image {missing[0]}"
+        err.print(text + "; results in several files need --pred for each", soft_wrap=True)
+    for pred in preds:
+        if (lowest := written_from(pred)) > _LOW:
+            text = f"note: {pred} holds scores from {lowest:g} on only; AP counts lower ones too"
+            err.print(f"{text}: gdseg predict --conf 0", soft_wrap=True)
 
 
 def _truth_alone(path: Path) -> Dataset:
@@ -265,7 +278,9 @@ def _truth_alone(path: Path) -> Dataset:
     content = read_coco(path, path.parent)
     faults = [f for f in content.faults if not f.harmless and f.kind != "missing image file"]
     if faults:
-        raise DataError(f"{len(faults)} faults; first: {faults[0]}", path, "correct the annotations")
+        raise DataError(
+            f"{counted(len(faults), 'fault')}; first: {faults[0]}", path, "correct the annotations"
+        )
     return Dataset(path.parent, [], content.records, content.classes, content.category_ids)
 
 

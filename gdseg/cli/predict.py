@@ -16,6 +16,7 @@ from gdseg.cli.console import err, out, print_json
 from gdseg.cli.progress import progress
 from gdseg.cli.run_options import inference_changes
 from gdseg.errors import CheckpointError, DataError, UsageError
+from gdseg.words import counted
 
 if TYPE_CHECKING:
     from gdseg.predict import Predictor
@@ -34,6 +35,7 @@ EXAMPLES = """Examples:
   gdseg predict photos/ --scales 0.75,1,1.5 --flip       several views of each image, averaged
 """
 FORMATS = ("coco", "overlay", "png", "labelme", "yolo", "panoptic", "semantic")
+FOREIGN = (".pth", ".pt", ".pkl", ".ckpt", ".bin")  # suffixes of weights that convert reads
 MAIN = {"instance": "coco", "panoptic": "panoptic", "semantic": "semantic"}  # of each task
 
 
@@ -51,7 +53,8 @@ def command(
         float | None,
         typer.Option(
             "--conf",
-            help="What is scored lower is left out (default: 0.5; panoptic: the recipe's).",
+            help="What is scored lower is left out of all files (default: 0.5; panoptic: the recipe's);"
+            " 0 to score them with `gdseg eval --pred`.",
             min=0.0,
             max=1.0,
         ),
@@ -82,19 +85,19 @@ def command(
     checkpoint, names = split_checkpoint(arguments)
     if not names:
         raise UsageError("there is no image to look at", hint="gdseg predict [CKPT] IMAGES...")
+    from gdseg.predict import iter_images, load_model
     from gdseg.runs import refuse_non_empty
 
-    refuse_non_empty(folder, overwrite=overwrite)
-    from gdseg.predict import iter_images, load_model
-
     paths = list(iter_images(names))
+    refuse_non_empty(folder, overwrite=overwrite)
     predictor = load_model(checkpoint, device, inference_changes(context.params))
     work = Work(predictor, paths, folder, wanted_formats(formats, predictor.network.recipe.task), conf)
     with progress("image", quiet=quiet or as_json) as tell:
         work.run(tell)
     work.report(as_json=as_json, quiet=quiet)
     if work.failed:
-        raise DataError(f"{len(work.failed)} of {len(paths)} images could not be used", work.failed[0][0])
+        what = f"{len(work.failed)} of {counted(len(paths), 'image')} could not be used"
+        raise DataError(what, *work.failed[0])
 
 
 def wanted_formats(given: list[str] | None, task: str) -> list[str]:
@@ -111,16 +114,35 @@ def split_checkpoint(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The first argument is the checkpoint if it is a .safetensors file or a run directory.
 
     Raises CheckpointError when it is neither that nor anything else that exists: a mistyped run must
-    not fall back to the last one.
+    not fall back to the last one; and for a checkpoint where images are expected.
     """
+    chosen = arguments[:1] if arguments and _is_network(Path(arguments[0])) else []
+    for word in arguments[len(chosen) :]:
+        _refuse_network(Path(word), chosen)
+    if chosen:
+        return chosen[0], arguments[1:]
     first = Path(arguments[0]) if arguments else Path()
-    is_run = first.is_dir() and ((first / "checkpoints").is_dir() or (first / "recipe.yaml").is_file())
-    if first.suffix == ".safetensors" or is_run:
-        return arguments[0], arguments[1:]
     mistyped = len(arguments) > 1 and not first.suffix and not first.exists() and "*" not in first.name
     if mistyped:
         raise CheckpointError("no such run, checkpoint or image", first, "without one, the last run is used")
     return None, arguments
+
+
+def _is_network(path: Path) -> bool:
+    is_run = path.is_dir() and ((path / "checkpoints").is_dir() or (path / "recipe.yaml").is_file())
+    return path.suffix.lower() == ".safetensors" or is_run
+
+
+def _refuse_network(path: Path, chosen: list[str]) -> None:
+    """Raise CheckpointError for weights given as an image."""
+    if _is_network(path):
+        if chosen:
+            raise CheckpointError(f"a second checkpoint; the first is {chosen[0]}", path, "give one of them")
+        hint = f"name it first: {path}, then the images"
+        raise CheckpointError("a checkpoint where an image is expected", path, hint)
+    if path.suffix.lower() in FOREIGN:
+        hint = f"gdseg convert {path} --out {path.stem}.safetensors; then give that file, before the images"
+        raise CheckpointError("a checkpoint of another format, not an image", path, hint)
 
 
 @dataclass
@@ -147,12 +169,14 @@ class Work:
         info = {
             "description": "predictions of gdseg",
             "checkpoint": str(self.predictor.path),
-            "conf": self.conf,
+            "conf": self.predictor.lowest_score(self.conf),
         }
         found = self._each(tell, root)
         document = coco_document(
             found, network.classes, network.category_ids, {**info, "images": str(root)}, root
         )
+        if not document["images"]:  # an empty folder would only be in the way of the next call
+            return
         if "coco" in self.formats:
             write_json(self.folder / "predictions.json", document, indent=None)
         if "panoptic" in self.formats:
@@ -203,18 +227,20 @@ class Work:
     def report(self, *, as_json: bool, quiet: bool) -> None:
         """Say what was found and where it is."""
         done, objects = len(self.paths) - len(self.failed), sum(self.counts.values())
+        where = self.folder if done else None
         if as_json:
             failed = [{"image": str(path), "error": what} for path, what in self.failed]
             summary = {
-                "out": str(self.folder),
+                "out": where and str(where),
                 "images": done,
                 "objects": objects,
                 "classes": dict(self.counts),
             }
             print_json({**summary, "failed": failed})
-        elif not quiet:
+        elif where and not quiet:
             kinds = ", ".join(f"{name} {count}" for name, count in self.counts.most_common(10))
-            text = f"{objects} objects in {done} images{': ' + kinds if kinds else ''}; see {self.folder}"
+            what = f"{counted(objects, 'object')} in {counted(done, 'image')}"
+            text = f"{what}{': ' + kinds if kinds else ''}; see {where}"
             out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

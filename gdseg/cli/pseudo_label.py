@@ -15,6 +15,7 @@ from gdseg.cli.console import err, print_json, print_table
 from gdseg.cli.predict import split_checkpoint
 from gdseg.cli.progress import progress
 from gdseg.errors import DataError, UsageError
+from gdseg.words import counted
 
 if TYPE_CHECKING:
     from gdseg.predict import Predictor
@@ -87,10 +88,12 @@ def command(
     work = Work(predictor, paths, rule, sheet, sample)
     with progress("image", quiet=quiet or as_json) as tell:
         document = work.run(tell)
-    work.write(document, target)
+    if document["images"]:
+        work.write(document, target)
     work.report(target, as_json=as_json, quiet=quiet)
     if work.failed:
-        raise DataError(f"{len(work.failed)} of {len(paths)} images could not be used", work.failed[0])
+        what = f"{len(work.failed)} of {counted(len(paths), 'image')} could not be used"
+        raise DataError(what, work.failed[0])
 
 
 def _warn(predictor: Predictor, rule: Distill) -> None:
@@ -175,9 +178,10 @@ class Work:
         if as_json:
             counts = {name: self.objects[name] for name in self.predictor.classes}
             failed = [str(path) for path in self.failed]
-            print_json({"out": str(target), "images": done, "objects": counts, "failed": failed})
+            out = str(target) if done else None
+            print_json({"out": out, "images": done, "objects": counts, "failed": failed})
             return
-        if quiet:
+        if quiet or not done:
             return
         rows = [
             [
@@ -190,7 +194,7 @@ class Work:
             else [name, "0", "0", "-"]
             for name in self.predictor.classes
         ]
-        title = f"{sum(self.objects.values())} pseudo-labels in {done} images"
+        title = f"{counted(sum(self.objects.values()), 'pseudo-label')} in {counted(done, 'image')}"
         print_table(title, ["class", "objects", "images", "mean score"], rows)
         sheet = f", contact sheet in {target.with_suffix('.png')}" if self.sheet.cells else ""
         err.print(f"labels in {target}{sheet}", highlight=False, markup=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +43,14 @@ def command(
     ] = None,
     sample: Annotated[int, typer.Option("--sample", help="Images to show, spread evenly.", min=1)] = 36,
     conf: Annotated[
-        float, typer.Option("--conf", help="Predictions scored lower are left out.", min=0.0, max=1.0)
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--conf",
+            help="Predictions scored lower are left out (default: 0.5).",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
     overwrite: o.OverwriteOpt = False,
     as_json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
@@ -64,8 +69,9 @@ def command(
 
         content = plot_run(path, target)
     elif path.is_file() or (data and path.is_dir()):
-        source = _pairs(path, data, part or "val", conf) if data else _predicted(path, conf)
-        content = _sheet(source, f"{path.name}: scores from {conf:g}", sample, target)
+        lowest = lowest_score(path, conf)
+        source = _pairs(path, data, part or "val", lowest) if data else _predicted(path, lowest)
+        content = _sheet(source, f"{path.name}: scores from {lowest:g}", sample, target)
     else:
         content = _sheet(
             _truth(what, part or "train"), f"{what}: labels of {part or 'train'}", sample, target
@@ -130,13 +136,23 @@ def _predicted(path: Path, conf: float) -> Source:
     return Source(records, views)
 
 
+def lowest_score(path: Path, conf: float | None) -> float:
+    """The score to show from: `conf` (None: 0.5), or that from which on the file holds any; say so then."""
+    from gdseg.coco_json import written_from
+
+    held = written_from(path)
+    if conf is not None and conf < held:
+        text = f"note: {path} holds scores from {held:g} on; gdseg predict --conf {conf:g} writes lower ones"
+        err.print(text, soft_wrap=True)
+    return max(0.5 if conf is None else conf, held)
+
+
 def _image_folder(path: Path) -> Path:
     """The folder that file names are relative to: the one the document names, or its own."""
-    try:
-        named = json.loads(path.read_bytes())["info"]["images"]
-        return Path(named) if Path(named).is_dir() else path.parent
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return path.parent
+    from gdseg.coco_json import read_info
+
+    named = read_info(path).get("images")
+    return Path(named) if isinstance(named, str) and Path(named).is_dir() else path.parent
 
 
 def _pairs(path: Path, data: str, part: str, conf: float) -> Source:

@@ -19,6 +19,7 @@ from gdseg.errors import DataError, UsageError
 from gdseg.files import write_json
 from gdseg.recipe import Data
 from gdseg.structures import Record
+from gdseg.words import counted
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def split_by_ratio(
         )
     count = int(Fraction(str(ratio)) * len(records) + Fraction(1, 2))  # exact: 0.29 * 50 is 14.5
     if not count:
-        what = f"a ratio of {ratio} of {len(records)} training images leaves none"
+        what = f"a ratio of {ratio} of {counted(len(records), 'training image')} leaves none"
         raise DataError(what, "--ratio, data.ratio", f"use at least {1 / max(len(records), 1):.2g}")
     first = (order or random_order(records, seed))[:count]
     return _split(first, "ratio", seed, ratio, stratified=order is not None)

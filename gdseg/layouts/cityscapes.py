@@ -11,6 +11,7 @@ from PIL import Image
 from gdseg.data.cityscapes import CLASSES, IMAGE, OBJECTS
 from gdseg.errors import DataError
 from gdseg.layouts.job import Job
+from gdseg.words import counted
 from gdseg.writers import save_picture
 
 _IDS = {info.name: info.id for info in CLASSES}
@@ -24,7 +25,7 @@ def write_cityscapes(job: Job) -> None:
     """
     unknown = [info.name for info in job.table if info.name not in _IDS]
     if unknown:
-        what = f"{len(unknown)} classes are none of Cityscapes': {unknown[:5]}"
+        what = f"{counted(len(unknown), 'class')} that Cityscapes lacks: {unknown[:5]}"
         raise DataError(what, job.out, f"its classes are {', '.join(_IDS)}")
     for record, name in job.each(f"leftImg8bit/{job.part}", lambda n: _frame(n, job.part)):
         regions, count = job.regions(record), Counter[str]()

@@ -10,6 +10,7 @@ from gdseg.report.run import Run
 from gdseg.view.page import Block, Details, Facts, Figure, Figures, Section, Text
 from gdseg.view.plots import is_number, panel_title, run_panels
 from gdseg.view.svg import inline_svg
+from gdseg.words import counted
 
 _SHOWN_DIGITS = 16
 
@@ -65,8 +66,13 @@ def _of_recipe(run: Run) -> list[tuple[str, Any]]:
         ("network", f"{recipe.decoder.kind}, {recipe.backbone.name}"),
     ]
     if run.about.get("verb") != "distill":
-        return [*facts, ("steps", f"{recipe.train.steps} of {recipe.train.batch_size} labelled images")]
-    batch = f"{recipe.train.batch_size} labelled and {rule.unlabelled_batch_size} unlabelled images"
+        return [
+            *facts,
+            ("steps", f"{recipe.train.steps} of {counted(recipe.train.batch_size, 'labelled image')}"),
+        ]
+    batch = (
+        f"{recipe.train.batch_size} labelled and {counted(rule.unlabelled_batch_size, 'unlabelled image')}"
+    )
     return [
         *facts,
         ("steps", f"{rule.steps} of {batch}; burn-in ends at {rule.burn_in_steps}"),

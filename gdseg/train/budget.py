@@ -28,6 +28,7 @@ from gdseg.runs import find_checkpoint, read_run
 from gdseg.train.budget_plan import Job, Plan
 from gdseg.train.distill import distill
 from gdseg.train.pretrain import pretrain
+from gdseg.words import counted
 
 Scores = dict[str, dict[str, float]]
 _RESULT = "result.json"
@@ -127,7 +128,7 @@ def run_plan(
             results[job.key] = result
             done(job, result)
     except (InterruptedRun, KeyboardInterrupt) as stop:
-        what = f"{len(results)} of {len(plan.jobs)} runs are finished"
+        what = f"{len(results)} of {counted(len(plan.jobs), 'run')} finished"
         raise InterruptedRun(what, out, "go on with the same command") from stop
 
 

@@ -30,6 +30,7 @@ from gdseg.train.budget_plan import KINDS, Plan
 from gdseg.view.budget_plot import plot_budget
 from gdseg.view.draw import displayable
 from gdseg.view.sheets import Sheet, spread
+from gdseg.words import counted
 from gdseg.writers import save_picture
 
 # what a row of the table tells, each as mean, spread and values over seeds
@@ -169,7 +170,9 @@ def overlay_sheet(
             role = "student" if kind == "student" else "teacher"
             files[word] = find_checkpoint(run_folder(out, plan.jobs[key]), role)
     recipe = plan.jobs[scored[shown]].recipe
-    title = f"{shown.variant}, seed {shown.seed}, {results[scored[shown]].labelled} labelled images"
+    title = (
+        f"{shown.variant}, seed {shown.seed}, {counted(results[scored[shown]].labelled, 'labelled image')}"
+    )
     return _sheet(recipe, files, device, f"{title}: scores from {conf:g}", conf, images)
 
 

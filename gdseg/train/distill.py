@@ -30,6 +30,7 @@ from gdseg.train.session import Session
 from gdseg.train.start import open_data, record_run
 from gdseg.train.teacher import Teacher, build_student, load_guide
 from gdseg.train.watch import Watch, pseudo_statistics
+from gdseg.words import counted
 
 
 def distill(
@@ -135,7 +136,8 @@ def _streams(
 
 def _announce(session: Session, labelled: int, unlabelled: int, guide_split: str) -> None:
     rule, say = session.recipe.distill, session.log.say
-    say(f"distill: {labelled} labelled and {unlabelled} unlabelled images, {rule.steps} steps, {session.run}")
+    images = f"{labelled} labelled and {counted(unlabelled, 'unlabelled image')}"
+    say(f"distill: {images}, {counted(rule.steps, 'step')}, {session.run}")
     if rule.burn_in_steps >= rule.steps:
         say("warning: burn-in does not end within these steps, the teacher stays as it is")
     if guide_split not in ("", session.split_sha256):

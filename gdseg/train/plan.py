@@ -13,6 +13,7 @@ from gdseg.recipe_yaml import dump_recipe
 from gdseg.train.counts import settle
 from gdseg.train.start import open_data
 from gdseg.train.teacher import load_guide
+from gdseg.words import counted
 
 
 def describe(recipe: Recipe, run: Path, device: torch.device, verb: str, teacher: Path | None = None) -> str:
@@ -33,11 +34,11 @@ def describe(recipe: Recipe, run: Path, device: torch.device, verb: str, teacher
         f"device          {device}",
         f"classes         {len(data.dataset.classes)}: {', '.join(data.dataset.classes[:8])}",
         f"images          {len(data.dataset.train)} train, {len(data.dataset.val)} val",
-        f"labelled        {len(data.labelled)} images, split sha256 {data.split.sha256[:12]}",
+        f"labelled        {counted(len(data.labelled), 'image')}, split sha256 {data.split.sha256[:12]}",
         f"model           {parameters / 1e6:.1f} M parameters: {recipe.decoder.kind}, {recipe.backbone.name}",
         f"steps           {steps}",
     ]
     if verb == "distill":
         unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
-        lines.insert(-2, f"unlabelled      {len(unlabelled)} images")
+        lines.insert(-2, f"unlabelled      {counted(len(unlabelled), 'image')}")
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from gdseg.train.ema import update_ema
 from gdseg.train.engine import Learner, labelled_part, seed_step
 from gdseg.train.session import Session
 from gdseg.train.start import open_data, record_run
+from gdseg.words import counted
 
 
 def pretrain(
@@ -58,7 +59,8 @@ def pretrain(
         num_classes=classes,
     )
     with session:
-        session.log.say(f"pretrain: {len(data.labelled)} labelled images, {train.steps} steps, {run}")
+        images = counted(len(data.labelled), "labelled image")
+        session.log.say(f"pretrain: {images}, {counted(train.steps, 'step')}, {run}")
         session.catch_up(roles, state)
         for step, batch in enumerate(batches, session.start_step):
             seed_step(recipe.seed, step)

@@ -24,6 +24,7 @@ from gdseg.train.pseudo_maps import pseudo_maps
 from gdseg.train.thresholds import ClassThresholds
 from gdseg.train.two_views import agreed, mirrored
 from gdseg.train.watch import agreement
+from gdseg.words import counted
 
 
 class Teacher:
@@ -95,7 +96,7 @@ def load_guide(file: Path, dataset: Dataset, device: torch.device) -> Network:
     guide = load_network(file, device)
     if guide.classes != dataset.classes:
         raise CheckpointError(
-            f"the teacher knows {len(guide.classes)} classes ({_few(guide.classes)}), "
+            f"the teacher knows {counted(len(guide.classes), 'class')} ({_few(guide.classes)}), "
             f"the data has {len(dataset.classes)} ({_few(dataset.classes)})",
             file,
             "pretrain a teacher on this data: gdseg pretrain",

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from gdseg.cli.data import data_app
 from gdseg.errors import DataError, RecipeError, UsageError
+from gdseg.words import counted
 
 
 def run(*words: str) -> Result:
@@ -134,9 +135,12 @@ def test_a_split_by_count_is_read_and_counted(made: Path, tmp_path: Path) -> Non
         assert list(counts.values()) == [len(labelled), len(set(labelled)), len(own), len(set(own))]
     without = [name for name, counts in document["classes"].items() if not counts["objects"]]
     assert without
-    assert f"warning: {len(without)} classes have no labelled object: {', '.join(without)}" in result.stderr
+    assert (
+        f"warning: {counted(len(without), 'class')} without a labelled object: {', '.join(without)}"
+        in result.stderr
+    )
     best = run("split", str(made), "--count", "8", "--stratify", "--out", str(tmp_path / "best.json"))
-    assert "have no labelled object" not in best.output
+    assert "without a labelled object" not in best.output
     assert json.loads((tmp_path / "best.json").read_text())["stratified"] is True
 
 

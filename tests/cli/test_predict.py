@@ -94,6 +94,68 @@ def test_the_first_word_is_a_checkpoint_only_if_it_looks_like_one(small_run: Pat
         assert split_checkpoint([str(word), "x"])[0] == (str(word) if is_checkpoint else None)
 
 
+def test_a_call_without_a_readable_image_leaves_nothing_in_the_way(
+    gdseg: Gdseg, small_run: Path, small_data: Path
+) -> None:
+    """Wrong inputs are said before anything is said of --out, and no folder is made for nothing."""
+    Path("broken.png").write_bytes(b"no image")
+    for verb, made in (("predict", "predictions"), ("pseudo-label", "labels.json")):
+        result = gdseg(verb, "broken.png", "gone.jpg", "--json")
+        assert isinstance(result.exception, DataError)
+        assert "2 of 2 images" in str(result.exception)
+        assert json.loads(result.stdout)["out"] is None
+        assert not Path(made).exists()
+    assert gdseg("predict", small_data / "val", "-q").exit_code == 0
+    assert isinstance(gdseg("predict", "*.gif").exception, DataError)  # not that `predictions` is there
+
+
+def test_weights_among_the_images_are_named(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    Path("net.pth").write_bytes(b"")
+    image = small_data / "val" / "0.png"
+    for arguments, words in (
+        (["net.pth", image], "gdseg convert net.pth --out net.safetensors"),
+        (["runs/R", "net.pth"], "gdseg convert net.pth --out net.safetensors"),
+        ([image, "net.safetensors"], "name it first: net.safetensors"),
+        ([image, "runs/R"], "name it first: runs/R"),
+        (["runs/R", "net.safetensors", image], "a second checkpoint; the first is runs/R"),
+    ):
+        error = gdseg("predict", *arguments).exception
+        assert isinstance(error, CheckpointError)
+        assert words in str(error)
+    assert not Path("predictions").exists()
+
+
+def test_the_file_says_from_which_score_on_it_was_written(
+    gdseg: Gdseg, small_run: Path, small_data: Path
+) -> None:
+    pred = "predictions/predictions.json"
+
+    def written(*flags: object) -> tuple[float, list[float]]:
+        result = gdseg("predict", small_data / "val", "--format", "coco", "--overwrite", *flags)
+        assert result.exit_code == 0, result.exception
+        document = json.loads(Path(pred).read_text())
+        return document["info"]["conf"], [a["score"] for a in document["annotations"]]
+
+    def said(verb: str, *flags: object) -> str:
+        result = gdseg(verb, *flags)
+        assert result.exit_code == 0, result.exception
+        return result.output
+
+    assert written()[0] == 0.5
+    assert "AP counts lower ones" in said("eval", "--pred", pred, "--data", small_data)
+    drawn = "--out", "a.png", "--overwrite"
+    assert "holds scores from 0.5 on" in said("visualize", pred, "--conf", 0.3, *drawn)
+    assert "holds scores" not in said("visualize", pred, "--conf", 0.6, *drawn)
+    assert "holds scores" not in said("visualize", pred, *drawn)
+    conf, scores = written("--conf", 0)
+    assert conf == 0
+    assert "AP counts lower ones" not in said("eval", "--pred", pred, "--data", small_data)
+    assert "holds scores" not in said("visualize", pred, "--conf", 0.3, *drawn)
+    conf, fewer = written("--conf", sorted(scores)[len(scores) // 2])
+    assert conf == min(fewer)
+    assert len(fewer) < len(scores)
+
+
 def test_grey_and_deep_images(gdseg: Gdseg, small_run: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 50), 40_000, np.uint16)).save(tmp_path / "deep.png")
     Image.new("L", (50, 40)).save(tmp_path / "grey.jpg")

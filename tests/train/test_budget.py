@@ -140,7 +140,7 @@ def test_an_interrupted_experiment_goes_on_to_the_same_result(tiny_recipe, tmp_p
         return step(self, number, parts)
 
     monkeypatch.setattr(Learner, "step", stepping)
-    with pytest.raises(InterruptedRun, match="1 of 2 runs are finished"):
+    with pytest.raises(InterruptedRun, match="1 of 2 runs finished"):
         run_plan(plan, tmp_path / "cut", CPU, quiet=True)
     run_plan(plan, tmp_path / "cut", CPU, quiet=True)
     scores = [{k: r.scores for k, r in gather(plan, tmp_path / name).items()} for name in ("whole", "cut")]

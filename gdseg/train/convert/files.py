@@ -25,6 +25,7 @@ from gdseg.train.convert.official_limits import unsaid
 from gdseg.train.convert.readers import read_tensors
 from gdseg.train.convert.report import Report
 from gdseg.train.convert.yaml_files import read_options
+from gdseg.words import counted
 
 
 @dataclass
@@ -92,7 +93,9 @@ def _name_classes(report: Report, given: list[str] | None, inside: list[str]) ->
     if not names:
         return
     if len(names) != report.num_classes:
-        raise CheckpointError(f"{len(names)} class names, but the network has {report.num_classes} classes")
+        raise CheckpointError(
+            f"{counted(len(names), 'class name')}, but the network has {counted(report.num_classes, 'class')}"
+        )
     same = sum(own == known for own, known in zip(names, report.classes, strict=True))
     foreign = not given and same * 2 < len(names)
     report.table = named(numbered(len(names)) if foreign else report.table, names)
