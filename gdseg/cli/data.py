@@ -1,5 +1,6 @@
 """`gdseg data`: make the built-in data set, look into a data set, choose the labelled images."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -39,13 +40,13 @@ def shapes(
 ) -> None:
     """See SHAPES_HELP."""
     from gdseg.data.scenes import make_scenes
-    from gdseg.data.shapes import ShapesOptions, make_shapes
+    from gdseg.data.shapes import ShapesOptions, make_in_one_step, make_shapes
+    from gdseg.runs import refuse_non_empty
 
     options = ShapesOptions(train, val, size, seed)
-    if check_task(task) == "instance":
-        make_shapes(folder, options)
-    else:
-        make_scenes(folder, options, task)
+    make = make_shapes if check_task(task) == "instance" else partial(make_scenes, task=task)
+    refuse_non_empty(folder, overwrite=None)
+    make_in_one_step(folder, partial(make, options=options))
     out.print(f"made {train} training and {counted(val, 'validation image')} in {folder}", soft_wrap=True)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from gdseg.cli import options as o
-from gdseg.cli.run_options import execute, recipe_changes, resumed_run
+from gdseg.cli.run_options import execute, recipe_changes, resumed_run, say_last
 from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import load_recipe, parse_recipe
@@ -51,6 +51,8 @@ def command(
         resolved, guide = load_recipe(str(run / "recipe.yaml"), changes), teacher_of(run)
     else:
         guide = find_checkpoint(teacher, role="teacher", verb="pretrain")
+        if teacher is None:
+            say_last(guide, quiet=quiet)
         if ratio is None and split is None and data is None:  # the teacher's labelled images
             own = guide.resolve().parents[1] / "split.json"
             changes = [f"data.split={own}", "data.ratio=1.0", *changes] if own.is_file() else changes

@@ -12,9 +12,9 @@ import typer
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json, print_table
 from gdseg.cli.progress import progress
-from gdseg.cli.run_options import inference_changes
+from gdseg.cli.run_options import inference_changes, say_last
 from gdseg.errors import CheckpointError, DataError, UsageError
-from gdseg.runs import ROLES
+from gdseg.runs import ROLES, last_run
 from gdseg.words import counted
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def command(
         scores = {"results": _score_files(pred, data, overrides, how, quiet=quiet)}
         target = out or pred[0].with_suffix(".eval.json")
     else:
+        if given is None:
+            say_last(last_run(), quiet=quiet)
         sources = files = networks(given, role)
         scores = {
             name: _score_network(file, data, overrides, device, batch_size, how, quiet=quiet or as_json)
@@ -165,7 +167,7 @@ def networks(given: str | None, role: str | None) -> dict[str, Path]:
 
     Without a role, a distillation shows the pretrained teacher it started from, if it is still there.
     """
-    from gdseg.runs import find_checkpoint, last_run, networks_of
+    from gdseg.runs import find_checkpoint, networks_of
 
     if given is not None and Path(given).is_file():
         if role is not None:

@@ -14,7 +14,7 @@ import typer
 from gdseg.cli import options as o
 from gdseg.cli.console import err, out, print_json
 from gdseg.cli.progress import progress
-from gdseg.cli.run_options import inference_changes
+from gdseg.cli.run_options import inference_changes, say_last
 from gdseg.errors import CheckpointError, DataError, UsageError
 from gdseg.words import counted
 
@@ -86,10 +86,12 @@ def command(
     if not names:
         raise UsageError("there is no image to look at", hint="gdseg predict [CKPT] IMAGES...")
     from gdseg.predict import iter_images, load_model
-    from gdseg.runs import refuse_non_empty
+    from gdseg.runs import find_checkpoint, refuse_non_empty
 
     paths = list(iter_images(names))
     refuse_non_empty(folder, overwrite=overwrite)
+    if checkpoint is None:
+        say_last(find_checkpoint(None), quiet=quiet)
     predictor = load_model(checkpoint, device, inference_changes(context.params))
     work = Work(predictor, paths, folder, wanted_formats(formats, predictor.network.recipe.task), conf)
     with progress("image", quiet=quiet or as_json) as tell:

@@ -14,6 +14,7 @@ from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json, print_table
 from gdseg.cli.predict import split_checkpoint
 from gdseg.cli.progress import progress
+from gdseg.cli.run_options import recipe_changes, say_last
 from gdseg.errors import DataError, UsageError
 from gdseg.words import counted
 
@@ -70,22 +71,22 @@ def command(
     checkpoint, names = split_checkpoint([word for word in arguments if word not in overrides])
     if not names:
         raise UsageError("there is no image to label", hint="gdseg pseudo-label [CKPT] DIR")
-    from gdseg.cli.run_options import recipe_changes
     from gdseg.predict import iter_images, load_model
     from gdseg.recipe_yaml import apply_overrides
+    from gdseg.runs import find_checkpoint
     from gdseg.view.sheets import Sheet
 
-    predictor, paths = load_model(checkpoint, device), list(iter_images(names))
+    paths = list(iter_images(names))
+    if checkpoint is None:
+        say_last(find_checkpoint(None), quiet=quiet)
+    predictor = load_model(checkpoint, device)
     if predictor.network.recipe.task != "instance":
         what = f"pseudo-label writes instances, this network is {predictor.network.recipe.task}"
         raise UsageError(what, predictor.path, "gdseg predict writes its maps, which gdseg reads as labels")
     changes = recipe_changes({"conf": conf, "overrides": overrides}, conf="distill.class_threshold")
     rule = apply_overrides(predictor.network.recipe, changes).distill
-    sheet = Sheet(
-        f"Pseudo-labels: class score above {rule.class_threshold:g} (solid); below it, not kept (dashed)"
-    )
     _warn(predictor, rule)
-    work = Work(predictor, paths, rule, sheet, sample)
+    work = Work(predictor, paths, rule, Sheet(sheet_title(rule)), sample)
     with progress("image", quiet=quiet or as_json) as tell:
         document = work.run(tell)
     if document["images"]:
@@ -94,6 +95,11 @@ def command(
     if work.failed:
         what = f"{len(work.failed)} of {counted(len(paths), 'image')} could not be used"
         raise DataError(what, work.failed[0])
+
+
+def sheet_title(rule: Distill) -> str:
+    """What stands above the contact sheet."""
+    return f"Pseudo-labels: class score above {rule.class_threshold:g} (solid); below it, not kept (dashed)"
 
 
 def _warn(predictor: Predictor, rule: Distill) -> None:

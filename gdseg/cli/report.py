@@ -9,6 +9,7 @@ import typer
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json
 from gdseg.cli.progress import progress
+from gdseg.cli.run_options import say_last
 from gdseg.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -76,6 +77,8 @@ def command(
     from gdseg.runs import last_run
 
     paths = runs or [last_run()]
+    if not runs:
+        say_last(paths[0], quiet=quiet)
     out = target or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
     if out.is_dir():
         raise UsageError("--out is a folder, a file is needed", out, "name a file, as report.html")

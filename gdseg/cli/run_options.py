@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gdseg.cli.console import print_json
+from gdseg.cli.console import err, print_json
 from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
 from gdseg.runs import last_run
@@ -70,6 +70,12 @@ def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
 def inference_changes(params: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[str]:
     """`recipe_changes` of the flags of section `inference` alone, followed by the overrides."""
     return recipe_changes({**{name: params.get(name) for name in INFERENCE_KEYS}, "overrides": overrides})
+
+
+def say_last(path: Path, *, quiet: bool) -> None:
+    """Say which run or checkpoint a command takes that was given none."""
+    if not quiet:
+        err.print(f"the last run is taken: {path}", soft_wrap=True)
 
 
 def resumed_run(verb: str, params: Mapping[str, Any], changes: list[str]) -> Path:

@@ -11,7 +11,9 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json
+from gdseg.cli.run_options import say_last
 from gdseg.errors import DataError, UsageError
+from gdseg.runs import last_run
 
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
@@ -30,10 +32,15 @@ EXAMPLES = """Examples:
 
 
 def command(
-    what: Annotated[str, typer.Argument(metavar="DATA|PRED.json|RUN", help="What to draw.")],
     target: Annotated[
         Path, typer.Option("--out", "-o", help="The picture to write.", rich_help_panel=o.OUTPUT)
     ],
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATA|PRED.json|RUN]", help="What to draw (default: the last run).", show_default=False
+        ),
+    ] = None,
     data: o.DataOpt = None,
     part: Annotated[
         str | None,
@@ -63,6 +70,9 @@ def command(
         raise UsageError(f"'{target.suffix}' is no picture", target, "use .png or .jpg")
     if part not in (None, "train", "val"):
         raise UsageError(f"'{part}' is no part of a data set", "--part", "train or val")
+    if what is None:
+        what = str(last_run())
+        say_last(Path(what), quiet=quiet)
     path = Path(what)
     if (path / "run.json").is_file() or (path / "metrics.jsonl").is_file():
         from gdseg.view.plots import plot_run

@@ -63,23 +63,31 @@ def in_cache(name: str, version: int, options: ShapesOptions, make: Callable[[Pa
     digest = hashlib.sha256(json.dumps([version, asdict(options)]).encode()).hexdigest()[:10]
     folder = cache / f"{name}-{digest}"
     if not folder.is_dir():
-        _make_in_one_step(folder, make)
+        make_in_one_step(folder, make)
     return folder
 
 
-def _make_in_one_step(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make the data set beside `folder` and rename it: nobody ever sees half of it."""
+def make_in_one_step(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a data set beside `folder` and rename it: nobody ever sees half of it, nor does an interruption
+    leave any. It is made within a folder that is there, and what was made is moved up.
+
+    Raises MachineError where it cannot write.
+    """
+    there = folder.is_dir()
+    place = folder if there else folder.parent
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=place))
     except OSError as error:
-        raise MachineError(
-            f"cannot write the cache: {error.strerror}", folder.parent, "set GDSEG_CACHE"
-        ) from error
+        hint = "name another folder (GDSEG_CACHE: of the built-in data sets)"
+        raise MachineError(f"cannot write: {error.strerror}", place, hint) from error
     try:
         make(temporary)
         temporary.chmod(0o755)
-        if not folder.is_dir():
+        if there:
+            for made in temporary.iterdir():
+                made.rename(folder / made.name)
+        elif not folder.is_dir():
             temporary.rename(folder)
     except OSError:
         if not folder.is_dir():  # else another process was faster, with the same pixels

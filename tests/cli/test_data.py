@@ -31,7 +31,33 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shapes_refuses_to_overwrite(made: Path) -> None:
-    assert isinstance(run("shapes", "--out", str(made)).exception, DataError)
+    assert isinstance(run("shapes", "--out", str(made)).exception, UsageError)
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
+@pytest.mark.parametrize("there", [True, False])
+def test_interrupted_shapes_leave_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, there: bool
+) -> None:
+    folder = tmp_path / "set"
+    if there:
+        folder.mkdir()
+    words = ["shapes", "--out", str(folder), "--train", "2", "--val", "1", "--size", "48", "--task", task]
+    with monkeypatch.context() as interrupted:
+        drawn, real = [], Image.Image.save
+
+        def save(self: Image.Image, *arguments: object, **options: object) -> None:
+            drawn.append(1)
+            if len(drawn) == 3:
+                raise KeyboardInterrupt
+            real(self, *arguments, **options)  # type: ignore[arg-type]
+
+        interrupted.setattr(Image.Image, "save", save)
+        assert run(*words).exit_code != 0
+    assert [path.name for path in tmp_path.rglob("*")] == (["set"] if there else [])
+    assert run(*words).exit_code == 0
+    assert run("inspect", str(folder)).exit_code == 0
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
 def test_inspect_prints_a_table_or_json(made: Path) -> None:
