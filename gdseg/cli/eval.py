@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
     from gdseg.eval.scores import Scores
     from gdseg.models.checkpoint import Network
+    from gdseg.recipe import Data
 
 EXAMPLES = """Examples:
 
@@ -131,11 +132,12 @@ def command(
         if given is None:
             say_last(last_run(), quiet=quiet)
         sources = files = networks(given, role)
-        scores = {
-            name: _score_network(file, data, overrides, device, batch_size, how, quiet=quiet or as_json)
-            for name, file in files.items()
-        }
-        target = out or _beside(list(files.values())[-1])
+        scores, other = {}, ""
+        for name, file in files.items():
+            scores[name], other = _score_network(
+                file, data, overrides, device, batch_size, how, quiet=quiet or as_json
+            )
+        target = out or _beside(list(files.values())[-1], other)
     _report(scores, sources, target, per_class=per_class, as_json=as_json, quiet=quiet)
 
 
@@ -205,7 +207,8 @@ def _score_network(
     how: dict[str, Any],
     *,
     quiet: bool,
-) -> Scores:
+) -> tuple[Scores, str]:
+    """The scores, and a name for the data where it is not the network's own."""
     from gdseg.data.dataset import open_dataset
     from gdseg.device import resolve_device
     from gdseg.eval.run import evaluate
@@ -215,14 +218,23 @@ def _score_network(
 
     chosen = resolve_device(device)
     network = load_network(file, chosen)
-    recipe = network.recipe
+    recipe, own = network.recipe, network.recipe.data
     if data is not None:  # where its parts are is looked for anew
-        recipe.data = Data(root=data, workers=recipe.data.workers)
+        recipe.data = Data(root=data, workers=own.workers)
     recipe = apply_overrides(recipe, overrides)
     dataset = open_dataset(recipe.data, ("val",), task=recipe.task)
     check_classes(network, dataset, file)
     with progress(f"{network.role}: image", quiet=quiet) as tell:
-        return evaluate(network.model, dataset, recipe, chosen, batch_size, tell, **how)
+        scores = evaluate(network.model, dataset, recipe, chosen, batch_size, tell, **how)
+    return scores, other_data(own, recipe.data)
+
+
+def other_data(own: Data, used: Data) -> str:
+    """A short name of the validation data used; empty if it is a network's own."""
+    same_root = Path(own.root).resolve() == Path(used.root).resolve()
+    if same_root and own.val == used.val:
+        return ""
+    return Path(used.val).stem if used.val and same_root else Path(used.root).resolve().name
 
 
 def _score_files(
@@ -286,10 +298,13 @@ def _truth_alone(path: Path) -> Dataset:
     return Dataset(path.parent, [], content.records, content.classes, content.category_ids)
 
 
-def _beside(file: Path) -> Path:
-    """eval.json in the run that the file belongs to, or a file of that kind beside it."""
-    run = file.parent.parent
-    return run / "eval.json" if (run / "run.json").is_file() else file.with_suffix(".eval.json")
+def _beside(file: Path, other: str) -> Path:
+    """eval.json in the run that the file belongs to, or a file of that kind beside it.
+
+    other: the name of data that is not the network's own, which becomes part of the file's.
+    """
+    run, name = file.parent.parent, f"eval-{other}" if other else "eval"
+    return run / f"{name}.json" if (run / "run.json").is_file() else file.with_suffix(f".{name}.json")
 
 
 def _report(

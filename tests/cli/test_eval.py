@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from gdseg.cli.eval import other_data
 from gdseg.data.scenes import make_scenes
 from gdseg.data.shapes import ShapesOptions
 from gdseg.errors import CheckpointError, DataError, UsageError
 from gdseg.eval import run
 from gdseg.infer.image import infer_image
-from gdseg.recipe import Inference
+from gdseg.recipe import Data, Inference
 
 Gdseg = Callable[..., Result]
 
@@ -48,10 +49,40 @@ def test_the_last_run_both_roles(gdseg: Gdseg, small_run: Path, small_data: Path
     assert "teacher mask" in result.stdout
     assert "student box" in result.stdout
     assert "dog" in result.stdout
-    document = json.loads((small_run / "eval.json").read_text())
+    assert result.stderr.startswith("the last run is taken: runs/R\n")
+    assert f"written to {small_run.relative_to(small_run.parent.parent)}/eval-small.json" in result.stderr
+    document = json.loads((small_run / "eval-small.json").read_text())
     assert list(document) == ["teacher", "student"]
     assert document["student"]["metrics"]["mask_ap"] is not None
     assert document["student"]["per_class"]["dog"]["objects"] == 1
+
+
+def test_other_data_never_replaces_the_runs_own_results(
+    gdseg: Gdseg, small_run: Path, small_data: Path
+) -> None:
+    (small_run / "eval.json").write_text("the run's own")
+    for words, name in (
+        (["--data", small_data], "eval-small.json"),
+        (["--data", small_data, "data.val=annotations/instances_train.json"], "eval-small.json"),
+    ):
+        result = gdseg("eval", "runs/R", *words)
+        assert result.exit_code == 0, result.exception
+        assert f"written to runs/R/{name}" in result.stderr
+        assert "the last run is taken" not in result.stderr
+    assert (small_run / "eval.json").read_text() == "the run's own"
+
+
+def test_data_is_the_networks_own_or_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = Data(root="a/set", val="val.json")
+    for used, name in (
+        (Data(root="a/set", val="val.json", ratio=0.1), ""),
+        (Data(root=str(tmp_path / "a" / "set"), val="val.json"), ""),
+        (Data(root="a/set", val="x/test.json"), "test"),
+        (Data(root="b/other", val="val.json"), "other"),
+        (Data(root="a/set"), "set"),
+    ):
+        assert other_data(own, used) == name
 
 
 def test_one_file_json_and_overrides(

@@ -46,6 +46,9 @@ def test_curves(gdseg: Gdseg, small_run: Path) -> None:
     result = gdseg("visualize", small_run, "--out", "c.png", "--json")
     assert json.loads(result.stdout)["shown"] == ["losses"]
     assert Path("c.png").is_file()
+    last = gdseg("visualize", "--out", "last.png")
+    assert last.stderr.startswith("the last run is taken: runs/R\n")
+    assert Path("last.png").read_bytes() == Path("c.png").read_bytes()
 
 
 @pytest.mark.parametrize(
