@@ -1,5 +1,6 @@
 """`gdseg bench`: print what `gdseg.bench` measures."""
 
+import logging
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,11 +43,13 @@ def command(
 
     from gdseg.bench.parts import PARTS, bench
     from gdseg.device import resolve_device
+    from gdseg.models.deform_attn_kernel import announce
 
     if part not in ("op", *PARTS, "predict", "all"):
         choices = ", ".join(("op", *PARTS, "predict", "all"))
         raise UsageError(f"there is nothing called '{part}' to time", hint=f"one of {choices}")
     chosen = resolve_device(device)
+    announce(logging.INFO)
     if part == "predict":
         _large_image(resolved, chosen, as_json=as_json)
         return

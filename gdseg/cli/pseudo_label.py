@@ -99,7 +99,8 @@ def command(
 
 def sheet_title(rule: Distill) -> str:
     """What stands above the contact sheet."""
-    return f"Pseudo-labels: class score above {rule.class_threshold:g} (solid); below it, not kept (dashed)"
+    above = f"class score above {rule.class_threshold:g}"
+    return f"Pseudo-labels. Filled: kept, {above}. Dotted outline: not kept, score below"
 
 
 def _warn(predictor: Predictor, rule: Distill) -> None:
@@ -157,7 +158,7 @@ class Work:
             kept, below = (replace(p, path=path) for p in label_image(self.predictor, image, self.rule))
             if number in shown:
                 caption = f"{path.name}: {len(kept)} kept, {len(below)} below"
-                self.sheet.add(displayable(image), kept, caption, below)
+                self.sheet.add(displayable(image), kept, caption, dropped=below)
             self._count(kept)
             tell(number + 1, len(self.paths))
             yield kept

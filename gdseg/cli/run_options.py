@@ -6,6 +6,7 @@ No torch at import.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,14 @@ def execute(
     teacher: the network that a distillation starts from.
     """
     from gdseg.device import resolve_device
+    from gdseg.models.deform_attn_kernel import announce
     from gdseg.train.plan import describe
 
     device = resolve_device(params["device"])
     if params["dry_run"]:
         print(describe(recipe, run, device, verb, teacher))
         return
+    announce(logging.INFO)  # what it takes to train depends on it
     quiet = params["quiet"] or params["as_json"]
     scores = train(
         recipe, run, device=device, resume=params["resume"], overwrite=params["overwrite"], quiet=quiet

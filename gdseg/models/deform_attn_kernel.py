@@ -97,12 +97,16 @@ def kernel_problem() -> str | None:
     return None
 
 
-def announce() -> None:
-    """Log once which path runs (a warning where it is the slow one unasked); raise as `runs_on` does."""
+def announce(level: int = logging.DEBUG) -> None:
+    """Log once which path runs and why, and raise as `runs_on` does.
+
+    level: of the compiled path, which is what one expects; the slow one is told as information where it was
+    asked for, else as a warning.
+    """
     global _announced
     runs_on("cpu")
-    if not _announced:
-        wanted = bool(KERNEL.devices) or KERNEL.mode == "off"
-        level = logging.INFO if wanted else logging.WARNING
+    if not KERNEL.devices:
+        level = logging.INFO if KERNEL.mode == "off" else logging.WARNING
+    if not _announced and logging.getLogger("gdseg").isEnabledFor(level):
         logging.getLogger("gdseg").log(level, "deformable attention: %s", describe())
         _announced = True

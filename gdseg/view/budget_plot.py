@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gdseg.view.colours import class_colour
+from gdseg.view.plots import keep_dots_whole, widen_single
 
 _CURVES = {"teacher": ("teacher", 4, ":"), "labels": ("labels alone", 1, "--")}
 _STUDENTS = (5, 2, 6, 3, 7, 8, 9, 10)  # colours of the variants
@@ -44,7 +45,8 @@ def plot_budget(table: Sequence[dict[str, Any]], metric: str, files: Sequence[Pa
     axes.minorticks_off()
     axes.set_xlabel("labelled images")
     axes.set_ylabel(f"{metric.replace('_ap', ' AP').replace('_', ' ')} on the validation images (%)")
-    axes.set_ylim(bottom=0)
+    widen_single(axes, counts)
+    keep_dots_whole(axes)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, loc="best")

@@ -16,7 +16,7 @@ from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from gdseg.errors import DataError
 from gdseg.runs import read_run
@@ -83,12 +83,29 @@ def run_panels(run: Path) -> dict[str, Callable[[Axes], None]]:
 
 def _panel(axes: Axes, rows: Rows, paint: Callable[[Axes, Rows], None], burn_in: object) -> None:
     paint(axes, rows)
+    steps = [row["step"] for row in rows]
     if is_number(burn_in) and burn_in:
+        steps.append(burn_in)
         axes.axvline(burn_in, color="0.4", linestyle="--", linewidth=1)
         axes.annotate("burn-in ends", (burn_in, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
                       textcoords="offset points", fontsize=8)  # fmt: skip
     axes.set_xlabel("optimiser step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    widen_single(axes, steps)
     axes.grid(alpha=0.3)
+
+
+def widen_single(axes: Axes, xs: Sequence[float]) -> None:
+    """Room beside dots that are all at one place, whose own limits would be fractions around it."""
+    if len(set(xs)) == 1:
+        axes.set_xlim(xs[0] - 1, xs[0] + 1)
+
+
+def keep_dots_whole(axes: Axes) -> None:
+    """The vertical axis from 0 on, with dots at its ends drawn whole."""
+    axes.set_ylim(bottom=0)
+    for line in axes.lines:
+        line.set_clip_on(False)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -182,7 +199,7 @@ def _quality(axes: Axes, rows: Rows) -> None:
                 markersize=3,
                 label=label,
             )
-    axes.set_ylim(bottom=0)
+    keep_dots_whole(axes)
     axes.legend(**_BELOW)
 
 
@@ -198,7 +215,8 @@ def _pseudo(axes: Axes, rows: Rows) -> None:
         lines += right.plot(
             steps, scores, marker=marker, color=colour(6), linestyle="--", label="mean score (right)"
         )
+        keep_dots_whole(right)
         right.set_ylim(0, 1)
         right.spines["top"].set_visible(False)
-    axes.set_ylim(bottom=0)
+    keep_dots_whole(axes)
     axes.legend(handles=lines, **_BELOW)

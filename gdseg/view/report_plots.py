@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from gdseg.view.plots import colour
+from gdseg.view.plots import colour, keep_dots_whole
 
 Paint = Callable[[Axes], None]
 Line = tuple[Sequence[float], Sequence[float]]  # x, y
@@ -100,7 +100,7 @@ def label_budget(groups: Mapping[str, Sequence[tuple[float, float]]], metric: st
         ticks = sorted({x for points in groups.values() for x, _ in points})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        axes.set_ylim(bottom=0)
+        keep_dots_whole(axes)
         axes.set_xlabel("labelled images")
         axes.set_ylabel(f"{metric}, %")
         axes.grid(alpha=0.25)

@@ -33,10 +33,16 @@ class Sheet:
     names: dict[int, str] = field(default_factory=dict)
 
     def add(
-        self, image: Pixels, found: Predictions, caption: str, ignored: Predictions | None = None
+        self,
+        image: Pixels,
+        found: Predictions,
+        caption: str,
+        ignored: Predictions | None = None,
+        *,
+        dropped: Predictions | None = None,
     ) -> None:
-        """Add the image [H, W, 3] with its masks; `ignored` ones are dashed."""
-        thumbnail = draw(image, found, ignored, size=thumbnail_size(image), labels=False)
+        """Add the image [H, W, 3] with its masks; `ignored` ones are dashed, `dropped` dotted outlines."""
+        thumbnail = draw(image, found, ignored, dropped=dropped, size=thumbnail_size(image), labels=False)
         self.counts.update(found.labels.tolist())
         self.names.update({label: found.names[label] for label in self.counts if label < len(found.names)})
         self.cells.append((thumbnail, caption))

@@ -14,8 +14,11 @@ from gdseg.data.images import read_image
 from gdseg.errors import DataError, UsageError
 from gdseg.predict import load_model
 from gdseg.recipe import Data, Distill, Inference
+from gdseg.structures import Predictions
 from gdseg.train.label_images import label_image, not_applied
 from gdseg.train.pseudo import pseudo_targets
+from gdseg.view.draw import Pixels
+from gdseg.view.sheets import Sheet
 
 Gdseg = Callable[..., Result]
 LOW = ["distill.min_area=0", "--conf", "0.005"]
@@ -39,6 +42,26 @@ def test_labels_load_back_and_train(gdseg: Gdseg, small_run: Path, small_data: P
         "eval", "--pred", "labels.json", "--data", small_data, "data.val=annotations/instances_train.json"
     )
     assert evaluated.exit_code == 0, evaluated.exception
+
+
+def test_what_is_not_kept_is_not_filled_on_the_sheet(
+    gdseg: Gdseg, small_run: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sheet gets as dropped, an outline alone, what a higher class score leaves out."""
+    calls: list[tuple[int, int]] = []
+
+    def add(sheet: Sheet, image: Pixels, kept: Predictions, *_: object, dropped: Predictions) -> None:
+        assert "Filled: kept" in sheet.title
+        assert "outline: not kept" in sheet.title
+        calls.append((len(kept), len(dropped)))
+
+    monkeypatch.setattr(Sheet, "add", add)
+    assert gdseg("pseudo-label", small_data / "train", *LOW, "distill.ignore_threshold=0.001").exit_code == 0
+    assert len(calls) == 3
+    result = gdseg("pseudo-label", small_data / "train", "--conf", "0.02", "distill.min_area=0",
+                   "distill.ignore_threshold=0.001", "--overwrite")  # fmt: skip
+    assert result.exit_code == 0, result.exception
+    assert sum(below for _, below in calls[3:]) > sum(below for _, below in calls[:3])
 
 
 def test_the_rule_is_that_of_training(tiny_checkpoint: Path, small_data: Path) -> None:

@@ -1,5 +1,6 @@
 """GDSEG_KERNEL: which deformable attention runs, and what is said about it."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -36,6 +37,22 @@ def test_auto_says_once_that_the_slow_path_runs(monkeypatch, tmp_path, caplog):
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "pure PyTorch" in caplog.text
     assert "make kernels" in caplog.text
+
+
+def test_the_compiled_path_is_told_where_it_is_asked_for(monkeypatch, caplog):
+    """Building a network says nothing of what all expect; training and bench ask for the line."""
+    monkeypatch.setattr(kernel, "KERNEL", kernel.Kernel("auto", frozenset({"cpu"}), "AVX2"))
+    monkeypatch.setattr(kernel, "_announced", False)
+    with caplog.at_level("INFO", "gdseg"):
+        MSDeformAttn(32, 2, 4, 4)
+        assert caplog.records == []
+        kernel.announce(logging.INFO)
+        kernel.announce(logging.INFO)
+    assert [r.getMessage() for r in caplog.records] == [f"deformable attention: {kernel.describe()}"]
+    monkeypatch.setattr(kernel, "_announced", False)
+    with caplog.at_level("DEBUG", "gdseg"):
+        MSDeformAttn(32, 2, 4, 4)
+    assert caplog.records[-1].levelname == "DEBUG"
 
 
 def test_off_is_the_reference():

@@ -65,6 +65,19 @@ def test_ignored_is_dashed_and_faint() -> None:
     assert np.abs(picture[350, 350] - (0.85 * 100 + 0.15 * np.array(class_colour(0)))).max() <= 1
 
 
+def test_what_a_sheet_drops_is_an_outline_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many lie on each other."""
+    boxes = [(100, 100, 600, 600)] * 9
+    sheet = Sheet("title")
+    sheet.add(grey(CELL, CELL), found((CELL, CELL)), "caption", dropped=found((700, 700), *boxes))
+    picture = np.asarray(sheet.cells[0][0]).astype(int)
+    edge, size = (picture == class_colour(0)).all(2), CELL / 700
+    assert 0.2 < edge[round(100 * size), round(110 * size) : round(590 * size)].mean() < 0.5
+    assert (
+        picture[round(120 * size) : round(580 * size), round(120 * size) : round(580 * size)] == 100
+    ).all()
+
+
 def test_labels_are_written_on_a_plate_of_the_class_colour() -> None:
     with_label = np.asarray(draw(grey(700, 700), found((700, 700), (100, 200, 600, 600)))).astype(int)
     plate = with_label[175:199, 100:220].reshape(-1, 3)

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from gdseg.errors import DataError
+from gdseg.view.budget_plot import plot_budget
 from gdseg.view.colours import class_colour
-from gdseg.view.plots import _by_kind, plot_run, read_lines
+from gdseg.view.plots import _by_kind, plot_run, read_lines, run_panels
 
 
 def write(path: Path, *rows: Any) -> None:
@@ -52,6 +54,34 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
         tmp_path / "eval.jsonl", {"step": 1, "mask_ap": 0.5}, {"step": 2, "role": "teacher", "mask_ap": None}
     )
     assert plot_run(tmp_path, tmp_path / "b.png") == ["AP"]
+
+
+@pytest.mark.parametrize(("step", "burn_in"), [(1, None), (600, None), (600, 400)])
+def test_a_single_evaluation_has_whole_steps_and_a_whole_dot(
+    tmp_path: Path, step: int, burn_in: int | None
+) -> None:
+    write(tmp_path / "eval.jsonl", {"step": step, "role": "student", "mask_ap": 0.0})
+    write(tmp_path / "run.json", {"burn_in_steps": burn_in})
+    axes = Figure().subplots()
+    run_panels(tmp_path)["AP"](axes)
+    low, high = axes.get_xlim()
+    assert low < min(step, burn_in or step)
+    assert high > step
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    assert axes.get_ylim()[0] == 0
+    dot = axes.lines[0]
+    assert (dot.get_marker(), dot.get_ydata()[0], dot.get_clip_on()) == ("o", 0, False)
+
+
+def test_the_dots_of_a_budget_of_one_ratio_are_whole(tmp_path: Path) -> None:
+    """One count, a score of 0: as many pixels of the dot below the axis as above it."""
+    score = {"mean": 0.0, "std": None}
+    row = {"variant": "v", "labelled": 12, "teacher": score, "labels": None, "student": None, "all": None}
+    plot_budget([row], "mask_ap", [tmp_path / "b.png"])
+    picture = np.asarray(Image.open(tmp_path / "b.png").convert("RGB"))
+    dot = (picture == class_colour(4)).all(2)
+    rows, columns = np.nonzero(dot[:, : dot.shape[1] // 2 + 60])
+    assert np.ptp(rows[columns == np.median(columns)]) >= 7  # 4 points at 150 dots an inch are 8 pixels
 
 
 def test_nothing_logged(tmp_path: Path) -> None:
