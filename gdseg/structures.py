@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gdseg.errors import MachineError
+from gdseg.words import counted
 
 Colour = tuple[int, int, int]  # red, green, blue in 0..255
 
@@ -283,9 +284,11 @@ class Predictions:
         return len(self.labels)
 
     def mask(self, i: int) -> Tensor:
-        """bool [H, W]: the pixels of instance i."""
+        """bool [H, W]: the pixels of instance i; -1 is the last one. Raises IndexError, as a list does."""
         from pycocotools import mask as coco_mask
 
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"there are {counted(len(self), 'object')}, asked for {i}")
         return torch.from_numpy(coco_mask.decode(self.rles[i])).bool()
 
     @property

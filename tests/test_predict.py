@@ -64,6 +64,14 @@ def test_masks_and_boxes_fit(predictor: Predictor, pixels: Any) -> None:
     assert found.filter(2.0).masks.shape == (0, 50, 70)
 
 
+def test_a_mask_that_is_not_there_is_counted_out(predictor: Predictor, pixels: Any) -> None:
+    found = predictor.predict(pixels, conf=0.0)
+    assert torch.equal(found.mask(-1), found.mask(len(found) - 1))
+    for i in (len(found), 999, -len(found) - 1):
+        with pytest.raises(IndexError, match=f"there are {len(found)} objects, asked for {i}$"):
+            found.mask(i)
+
+
 def test_supervision_is_asked_for_by_name(predictor: Predictor, pixels: Any) -> None:
     if importlib.util.find_spec("supervision"):
         assert len(predictor.predict(pixels, conf=0.0).to_supervision()) > 0

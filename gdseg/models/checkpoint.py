@@ -25,6 +25,10 @@ from gdseg.recipe_yaml import dump_recipe, parse_recipe
 from gdseg.structures import ClassInfo
 
 _FORMAT = "gdseg-1"
+_FOREIGN_HINT = (
+    "'gdseg convert' makes one of Mask2Former, Mask DINO, Guided Distillation and Hugging Face weights; those"
+    " of a backbone go into backbone.weights; a run's own are its checkpoints/*.safetensors"
+)
 
 
 @dataclass
@@ -78,12 +82,12 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        hint = "gdseg reads its own networks only; weights of a backbone go into backbone.weights"
-        raise CheckpointError(f"not a safetensors file ({error})", path, hint) from error
+        what = "not a safetensors file, as networks of gdseg are"
+        if path.suffix == ".safetensors":
+            raise CheckpointError(f"cannot be read ({error})", path, "is the file whole?") from error
+        raise CheckpointError(what, path, _FOREIGN_HINT) from error
     if metadata.get("format") != _FORMAT:
-        raise CheckpointError(
-            "a safetensors file, but not of gdseg (no recipe inside)", path, "use it as backbone.weights"
-        )
+        raise CheckpointError("a safetensors file, but not of gdseg (no recipe inside)", path, _FOREIGN_HINT)
     return dict(metadata)
 
 

@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdseg.models.mask_iou import shared_pixels
+
 
 def best_of_duplicates(masks_NHW: Tensor, scores_N: Tensor, labels_N: Tensor, max_iou: float) -> Tensor:
     """Bool [N]: False where a better mask of the same label overlaps by more than `max_iou`.
 
     masks bool; an overlap counts only against masks that are themselves kept (greedy, best score first).
     """
-    flat = masks_NHW.flatten(1).float()
-    shared, area = flat @ flat.T, flat.sum(1)
+    shared = shared_pixels(masks_NHW, masks_NHW)
+    area = shared.diagonal()
     union = area[:, None] + area - shared
     rivals = (shared > max_iou * union) & (labels_N[:, None] == labels_N)
     rivals_NN = rivals.cpu().numpy()
-    keep = np.zeros(len(flat), dtype=bool)
+    keep = np.zeros(len(masks_NHW), dtype=bool)
     for i in torch.argsort(scores_N, descending=True, stable=True).tolist():
         keep[i] = not (rivals_NN[i] & keep).any()
     return torch.from_numpy(keep).to(masks_NHW.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import cast
 
@@ -71,22 +72,22 @@ def distill(
     guided_by = {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
     facts = {"unlabelled": len(unlabelled), **guided_by, "burn_in_steps": rule.burn_in_steps}
     record_run(run, recipe, "distill", data, device, overwrite=overwrite and not resume, **facts)
-    watch = Watch(rule, objects_per_image(data.labelled, recipe.task), teacher.thresholds)
+    watch = Watch(rule, objects_per_image(data.labelled, recipe.task), teacher.thresholds, recipe.task)
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
     with session:
         _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
         session.catch_up(roles(session.start_step - 1), state)
         for step, (labelled, weak) in enumerate(streams, session.start_step):
             seed_step(recipe.seed, step)
-            labelled, weak = labelled.to(device), weak.to(device)
+            labelled, weak = labelled.to(device), None if weak is None else weak.to(device)
             teacher.follow(student, step)
             parts, about = _parts(labelled, weak, teacher, recipe, step)
-            if rule.alarm_agreement and about and session.due(step + 1, recipe.train.log_every):
+            if rule.alarm_agreement and weak and session.due(step + 1, recipe.train.log_every):
                 about["pseudo_agreement"] = teacher.agreement(student, weak, step)
             losses = {**learner.step(step, parts), **about}
 
             done = step + 1
-            means = session.log_step(done, len(labelled) + len(weak), losses)
+            means = session.log_step(done, len(labelled) + len(weak or ()), losses)
             kept = session.due(done, recipe.train.save_every) or session.due(done, recipe.train.eval_every)
             session.tell(done, watch.check(done, means), watch.classes() if kept else {})
             session.close_step(done, roles(step), state)
@@ -94,11 +95,11 @@ def distill(
 
 
 def _parts(
-    labelled: Batch, weak: Batch, teacher: Teacher, recipe: Recipe, step: int
+    labelled: Batch, weak: Batch | None, teacher: Teacher, recipe: Recipe, step: int
 ) -> tuple[list[Part], dict[str, float]]:
-    """What a step learns from, and what the log says of its pseudo-labels; at the end labels alone."""
+    """What a step learns from, and what the log says of its pseudo-labels; without `weak` labels alone."""
     rule = recipe.distill
-    if step >= rule.steps - rule.final_steps:
+    if weak is None:
         return [labelled_part(paste_labelled(labelled, recipe, step))], {}
     pseudo = teacher.label(weak, step)
     teacher.thresholds.count(cast(list[Targets], labelled.targets), pseudo)
@@ -115,22 +116,20 @@ def _parts(
 
 def _streams(
     recipe: Recipe, labelled: list[Record], unlabelled: list[Record], num_classes: int, start_step: int
-) -> Iterator[tuple[Batch, Batch]]:
-    """Labelled batches (weak views only) beside unlabelled ones (weak and strong views)."""
-    threshold = recipe.distill.repeat_threshold
-    if threshold is not None:
-        recipe = replace(recipe, data=replace(recipe.data, repeat_threshold=threshold))
-    common = {
-        "seed": recipe.seed,
-        "start_step": start_step,
-        "steps": recipe.distill.steps,
-        "num_classes": num_classes,
-    }
-    sizes = recipe.train.batch_size, recipe.distill.unlabelled_batch_size
+) -> Iterator[tuple[Batch, Batch | None]]:
+    """Labelled batches (weak views only) beside unlabelled ones (weak and strong views; none at the end)."""
+    rule = recipe.distill
+    if rule.repeat_threshold is not None:
+        recipe = replace(recipe, data=replace(recipe.data, repeat_threshold=rule.repeat_threshold))
+    common = {"seed": recipe.seed, "start_step": start_step, "num_classes": num_classes}
+    sizes, both = (recipe.train.batch_size, rule.unlabelled_batch_size), rule.steps - rule.final_steps
     return zip(
-        train_batches(labelled, recipe, batch_size=sizes[0], strong=False, **common),
-        train_batches(unlabelled, recipe, batch_size=sizes[1], strong=True, **common),
-        strict=True,
+        train_batches(labelled, recipe, batch_size=sizes[0], steps=rule.steps, strong=False, **common),
+        chain(
+            train_batches(unlabelled, recipe, batch_size=sizes[1], steps=both, strong=True, **common),
+            repeat(None),
+        ),
+        strict=False,
     )
 
 

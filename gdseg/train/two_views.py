@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gdseg.models.mask_iou import mask_iou
 from gdseg.structures import Batch, LayerOutput
 
 _ALIKE = 0.5  # least mask IoU of a pair
@@ -70,10 +71,7 @@ def _inside(masks: Tensor, tall: float, wide: float) -> Tensor:
 
 def _pairs(own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """For each mask [Q, cells] the most alike other one, and whether it is alike: int64 [Q], bool [Q]."""
-    a, b = ((masks > 0).flatten(1).float() for masks in (own, other))
-    both = a @ b.T
-    iou = both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp(min=1)
-    best = iou.max(1)
+    best = mask_iou(own > 0, other > 0).max(1)
     return best.indices, best.values > _ALIKE
 
 

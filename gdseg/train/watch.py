@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
 
+from gdseg.models.mask_iou import mask_iou
 from gdseg.recipe import Distill
 from gdseg.structures import Targets
 from gdseg.train.thresholds import ClassThresholds
@@ -27,8 +27,14 @@ _COUNTED = {"few", "many", "agreement"}  # faults that other thresholds may cure
 class Watch:
     """Warns once for each way in which pseudo-labels go wrong, and says what to do meanwhile."""
 
-    def __init__(self, rule: Distill, labelled_per_image: float, thresholds: ClassThresholds) -> None:
-        self.rule, self.expected, self.thresholds = rule, labelled_per_image, thresholds
+    def __init__(
+        self,
+        rule: Distill,
+        labelled_per_image: float,
+        thresholds: ClassThresholds,
+        task: str = "instance",
+    ) -> None:
+        self.rule, self.expected, self.thresholds, self.task = rule, labelled_per_image, thresholds, task
         self._said: set[str] = set()
 
     def check(self, step: int, means: Mapping[str, float]) -> list[str]:
@@ -61,12 +67,16 @@ class Watch:
         rule, count, drift = self.rule, means["pseudo_per_image"], self.thresholds.drift()
         held = f"{count:.2f} pseudo-labels an image, the labelled images hold {self.expected:.2f}"
         counts = f"{held}; the teacher may be"
+        regions = self.task == "semantic"  # which have one threshold, of pixels
+        key = "distill.region_threshold" if regions else "distill.class_threshold"
         if count < rule.alarm_low * self.expected:
-            yield "few", f"{counts} collapsing (lower distill.class_threshold, or train the teacher longer)"
+            yield "few", f"{counts} collapsing (lower {key}, or train the teacher longer)"
         if count > rule.alarm_high * self.expected:
-            yield "many", f"{counts} collapsing (raise distill.class_threshold, or train the teacher longer)"
+            yield "many", f"{counts} collapsing (raise {key}, or train the teacher longer)"
         if drift > rule.alarm_drift and self.thresholds.found.sum() >= _ENOUGH:
-            hint = "distill.thresholds: prior gives each class of objects its share"
+            hint = f"raise {key}, or train the teacher longer"
+            if not regions:
+                hint = "distill.thresholds: prior gives each class of objects its share"
             yield (
                 "drift",
                 f"the classes of pseudo-labels have drifted {drift:.0%} away from the labels' ({hint})",
@@ -111,7 +121,7 @@ def pseudo_statistics(pseudo: Sequence[Targets]) -> dict[str, float]:
 def agreement(teacher: Sequence[Targets], student: Sequence[Targets]) -> float:
     """F1 of two networks' pseudo-labels for the same images: same class, mask IoU above 0.5.
 
-    1 if both have none.     Above 0.5 a mask fits at most one of several that do not overlap; each is paired
+    1 if both have none. Above 0.5 a mask fits at most one of several that do not overlap; each is paired
     once, best first.
     """
     pairs = sum(_paired(a, b) for a, b in zip(teacher, student, strict=True))
@@ -120,17 +130,10 @@ def agreement(teacher: Sequence[Targets], student: Sequence[Targets]) -> float:
 
 
 def _paired(a: Targets, b: Targets) -> int:
-    iou = _iou(a.masks, b.masks) * (a.labels[:, None] == b.labels[None])
+    iou = mask_iou(a.masks, b.masks) * (a.labels[:, None] == b.labels[None])
     pairs = 0
     while iou.numel() and iou.max() > 0.5:
         row, column = divmod(int(iou.argmax()), iou.shape[1])
         iou[row], iou[:, column] = 0, 0
         pairs += 1
     return pairs
-
-
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    """Of all pairs of bool masks [N, H, W], [M, H, W] -> float32 [N, M]."""
-    left, right = a.flatten(1).float(), b.flatten(1).float()
-    both = left @ right.T
-    return both / (left.sum(1)[:, None] + right.sum(1)[None] - both).clamp(min=1)

@@ -4,8 +4,10 @@ import json
 import pickle
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from gdseg.cli.app import main
 
@@ -160,6 +162,30 @@ def test_a_pickle_is_never_loaded(gdseg, tmp_path):
     code, said = gdseg("eval", "model.pth")
     assert (code, "not a safetensors file" in said) == (4, True)
     assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"a": 1, "b": [1, 2]}, "holds no weights: there is no tensor in it"),
+        ([1], "holds no weights: it is no dictionary"),
+        ({"model": {"x.weight": torch.zeros(3)}}, "a family that gdseg does not know"),
+        (Path("x"), "refused: the pickle wants to import pathlib"),
+    ],
+)
+def test_a_file_that_is_no_network_is_told_in_our_words(gdseg, tmp_path, content, words):
+    torch.save(content, tmp_path / "odd.pth")
+    for arguments, said_of in (
+        (["convert", "odd.pth", "--out", "o.safetensors"], words),
+        (["eval", "odd.pth"], "not a safetensors file, as networks of gdseg are"),
+        (["predict", "odd.pth", "x.png"], "a checkpoint of another format, not an image"),
+    ):
+        code, said = gdseg(*arguments)
+        assert (code, said_of in said) == (4, True)
+        assert "odd.pth" in said
+        assert "try:" in said
+        assert "header" not in said
+        assert "weights_only" not in said
 
 
 def test_the_whole_chain_and_what_does_not_fit_it(gdseg, data, tmp_path):

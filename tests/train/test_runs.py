@@ -15,6 +15,7 @@ from gdseg.recipe_yaml import load_recipe
 from gdseg.runs import find_checkpoint
 from gdseg.structures import Targets
 from gdseg.train import checkpoint, engine, session
+from gdseg.train import distill as distill_module
 from gdseg.train import teacher as teacher_module
 from gdseg.train.distill import distill
 from gdseg.train.engine import Learner
@@ -234,6 +235,22 @@ def test_all_options_together_resume_to_the_last_bit(tiny_recipe, tmp_path, monk
     assert "mask_unlabelled" in entries[-2]["losses"]
     assert "mask_unlabelled" not in entries[-1]["losses"]  # labels alone
     assert "pseudo_per_image" not in entries[-1]
+
+
+def test_unlabelled_images_are_not_loaded_once_labels_train_alone(
+    tiny_recipe, tmp_path, monkeypatch, teacher
+):
+    loaded, batches = [], distill_module.train_batches
+
+    def loading(*arguments, strong, **options):
+        for batch in batches(*arguments, strong=strong, **options):
+            loaded.append(strong)
+            yield batch
+
+    monkeypatch.setattr(distill_module, "train_batches", loading)
+    distill(tiny_recipe("maskdino", "distill.final_steps=2"), tmp_path / "run", teacher, CPU, quiet=True)
+    assert (loaded.count(False), loaded.count(True)) == (6, 4)
+    assert [e["step"] for e in log(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])

@@ -39,6 +39,23 @@ def squares(*places: tuple[int, int]) -> Targets:
     return Targets(labels, masks, masks_to_boxes_cxcywh(masks), torch.ones(len(places)))
 
 
+def test_the_advice_is_one_that_the_tasks_rules_allow():
+    """`recipe_rules` refuses distill.thresholds for semantic maps, which have distill.region_threshold."""
+    for task, allowed, other in (
+        ("semantic", "distill.region_threshold", ("thresholds: prior", "class_threshold")),
+        ("panoptic", "distill.thresholds: prior", ("region_threshold",)),
+    ):
+        rule = Distill(alarm_drift=0.4)
+        made = Watch(rule, 10, ClassThresholds(rule, 3), task)
+        made.thresholds.found[:] = torch.tensor([40.0, 0, 0])
+        made.thresholds.labelled[:] = torch.tensor([0.0, 20, 20])
+        made.thresholds.found_images.fill_(4)
+        made.thresholds.labelled_images.fill_(4)
+        (few, drifted) = made.check(1, {"pseudo_per_image": 0.01})
+        assert allowed in drifted
+        assert not [word for word in other if word in drifted + few * (task == "semantic")]
+
+
 def test_drifting_classes_are_told_once_there_are_enough_pseudo_labels():
     made = watch(alarm_drift=0.4)
     for labels, steps, expected in ((0, 5, 0), (1, 100, 1)):

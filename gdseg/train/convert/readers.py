@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gdseg.errors import CheckpointError
 
+_EXPECTED = "expected names with their tensors, at the top or under model or state_dict; name another file"
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher", "blobs")
 
 
@@ -38,8 +39,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         error.where = str(path)
         raise
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|global)[: ]+`?([\w.]+)", str(error))
-        if wanted and "." in wanted[1]:
+        wanted = re.search(r"(?:GLOBAL|global)[: ]+`?(\w+\.[\w.]+)", str(error))
+        if wanted:
             raise _refused(wanted[1], path) from error
         raise _broken(error, path) from error
     except Exception as error:  # a broken file makes these readers raise almost anything
@@ -48,7 +49,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         inner = next((stored[key] for key in _WRAPPERS if isinstance(stored, dict) and key in stored), None)
         stored = inner if isinstance(inner, dict) else stored
     if not isinstance(stored, dict):
-        raise CheckpointError("holds no dictionary of tensors", path)
+        raise CheckpointError("holds no weights: it is no dictionary of tensors", path, _EXPECTED)
     try:
         tensors = {str(key): _as_tensor(value) for key, value in stored.items()}
     except CheckpointError as error:
@@ -56,7 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     found = {key: value for key, value in tensors.items() if value is not None}
     if not found:
-        raise CheckpointError("holds no tensors", path)
+        raise CheckpointError("holds no weights: there is no tensor in it", path, _EXPECTED)
     return found
 
 
@@ -77,8 +78,9 @@ def _refused(name: str, path: Path | None = None) -> CheckpointError:
 
 
 def _broken(error: Exception, path: Path) -> CheckpointError:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CheckpointError(f"cannot be read ({first[:200]})", path, "is the download complete?")
+    return CheckpointError(
+        f"cannot be read as a file of weights ({type(error).__name__})", path, "is the download complete?"
+    )
 
 
 def _as_tensor(value: Any) -> Tensor | None:
