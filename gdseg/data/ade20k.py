@@ -84,5 +84,5 @@ FORMAT = Format(
     "ade20k",
     find,
     ("panoptic", "instance", "semantic"),
-    "images/{part}ing and annotations/{part}ing, for things annotations_instance/{part}ing (ADE20K)",
+    "images/{word} and annotations/{word}, for things annotations_instance/{word} (ADE20K)",
 )

@@ -112,5 +112,5 @@ FORMAT = Format(
     "ade20k_full",
     find,
     ("semantic", "instance"),
-    "images/ADE/{part}ing with ADE_.._seg.png beside the images (full ADE20K)",
+    "images/ADE/{word} with ADE_.._seg.png beside the images (full ADE20K)",
 )

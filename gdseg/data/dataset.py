@@ -25,7 +25,7 @@ from gdseg.data import (
     yolo,
 )
 from gdseg.data.images import image_size, list_images
-from gdseg.data.part import Fault, Format, Part, Source
+from gdseg.data.part import WORDS, Fault, Format, Part, Source
 from gdseg.data.scenes import builtin_scenes
 from gdseg.data.shapes import builtin_shapes
 from gdseg.data.split import Split
@@ -154,14 +154,15 @@ def _find(root: Path, part: str, data: Data, task: str) -> Source:
         source = each.find(root, part, data, task)
         if source is not None:
             return source
-    looked = "; ".join(each.looked_for.format(part=part) for each in formats)
+    looked = "; ".join(each.looked_for.format(part=part, word=WORDS[part][-1]) for each in formats)
     labels = "annotations" if task == "instance" else f"{task} labels"
     try:
         others = ", ".join(f"{other} ({name})" for other, name in _tasks_there(root, part, data))
     except DataError:  # of a format that was not asked for
         others = ""
+    only = f", only {others}" if others else ""
     raise DataError(
-        f"no {part} {labels} found{', only ' + others if others else ''} (looked for {looked})",
+        f"no {WORDS[part][-1]} images with {labels}{only}: looked for {looked}",
         root,
         f"name them with data.{part}=FILE" + (", or train without: data.val=none" * (part == "val")),
     )

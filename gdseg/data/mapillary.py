@@ -105,5 +105,5 @@ FORMAT = Format(
     "mapillary",
     find,
     ("panoptic", "instance", "semantic"),
-    "{part}ing/images beside labels, instances or panoptic, and config.json (Mapillary Vistas)",
+    "{word}/images beside labels, instances or panoptic, and config.json (Mapillary Vistas)",
 )

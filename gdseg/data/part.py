@@ -81,7 +81,8 @@ Source = Callable[[], Part]  # what a format found; calling it reads
 class Format:
     """A format: `find(root, part, data keys, task)` is None where the folder does not hold it.
 
-    tasks: those it has labels for; looked_for: what `find` looks for, "{part}" in it, for error messages.
+    tasks: those it has labels for. looked_for: what `find` looks for, for error messages, with
+    "{part}" ("train", "val") and "{word}" ("training", "validation") in it.
     """
 
     name: str

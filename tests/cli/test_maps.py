@@ -117,6 +117,6 @@ def test_what_is_wrong_with_maps_is_named(gdseg: Gdseg) -> None:
     Path("D/classes.json").unlink()
     with pytest.raises(DataError, match=r"(?s)classes have no names.*classes.txt"):
         open_dataset(Data(root="D"), task="semantic")
-    with pytest.raises(DataError, match="no val panoptic labels found"):
+    with pytest.raises(DataError, match="no validation images with panoptic labels"):
         open_dataset(Data(root="D"), ("val",), task="panoptic")
     assert read_ids(first).shape == values.shape

@@ -79,7 +79,8 @@ def test_semantic_needs_no_instances_and_says_what_is_missing(challenge: Path) -
         path.rmdir() if path.is_dir() else path.unlink()
     assert set(masks(challenge, "semantic").values()) == {4, 5, 3}  # wall; floor and person; table
     assert richest_task(Data(root=str(challenge)), "train") == "semantic"
-    message = r"(?s)no train panoptic labels found, only semantic \(ade20k\).*annotations_instance/training"
+    message = r"(?s)no training images with panoptic labels, only semantic \(ade20k\)"
+    message += ".*annotations_instance/training"
     with pytest.raises(DataError, match=message):
         open_dataset(Data(root=str(challenge)), task="panoptic")
 

@@ -1,5 +1,6 @@
 """Finding data sets by looking and choosing labelled and unlabelled images."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,21 @@ def test_explicit_keys_win(make_coco: Any, content: Content) -> None:
     root = make_coco(content)
     shutil.move(root / "train", root / "elsewhere")
     shutil.move(root / "annotations" / "instances_train.json", root / "labels.json")
-    with pytest.raises(DataError, match=r"(?s)no train annotations found.*data.train=FILE"):
+    with pytest.raises(DataError, match=r"(?s)no training images with annotations.*data.train=FILE"):
         open_dataset(Data(root=str(root)))
     with pytest.raises(DataError, match=r"(?s)were not found.*data.train_images=FOLDER"):
         open_dataset(Data(root=str(root), train="labels.json"), parts=("train",))
     dataset = open_dataset(Data(root=str(root), train="labels.json", train_images="elsewhere"))
     assert dataset.train[0].path == root / "elsewhere" / "a.png"
+
+
+def test_what_was_looked_for_is_said_in_real_words(make_coco: Any, content: Content) -> None:
+    root = make_coco(content)
+    (root / "annotations" / "instances_val.json").unlink()
+    with pytest.raises(DataError, match="no validation images with annotations: looked for ") as caught:
+        open_dataset(Data(root=str(root)))
+    assert "images/validation and annotations/validation" in caught.value.what
+    assert not re.search(r"valing|[{}]", caught.value.what)
 
 
 @pytest.mark.parametrize(

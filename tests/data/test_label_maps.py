@@ -246,7 +246,8 @@ def test_real_cityscapes(shared_dir: Path, tmp_path: Path) -> None:
     assert open_dataset(data, ("val",), task="instance").classes == panoptic.classes[11:]
     for path in (tmp_path / "gtFine").rglob("*instanceIds*"):
         path.unlink()
-    with pytest.raises(DataError, match=r"no val panoptic labels found, only semantic \(cityscapes\)"):
+    message = r"no validation images with panoptic labels, only semantic \(cityscapes\)"
+    with pytest.raises(DataError, match=message):
         open_dataset(data, ("val",), task="panoptic")
     assert richest_task(data, "val") == "semantic"
     for path in (tmp_path / "gtFine").rglob("*labelIds*"):

@@ -135,7 +135,7 @@ def test_without_parts_all_is_for_training(tmp_path: Path) -> None:
     write(tmp_path, [shape("dog", square(1, 1, 4))])
     (tmp_path / "other.json").write_text('{"version": 1}')
     assert len(open_dataset(Data(root=str(tmp_path), val="none")).train) == 1
-    with pytest.raises(DataError, match=r"(?s)no val annotations.*data.val=none"):
+    with pytest.raises(DataError, match=r"(?s)no validation images with annotations.*data.val=none"):
         open_dataset(Data(root=str(tmp_path)))
     assert len(open_dataset(Data(root=str(tmp_path), val=".")).val) == 1
 
@@ -246,5 +246,5 @@ def test_broken_files_and_undeclared_labels_are_faults(tmp_path: Path) -> None:
     faults = open_dataset(Data(root=str(tmp_path), val="none"), strict=False).faults
     assert sorted(f.kind for f in faults) == ["undeclared category", "unreadable labels", "unreadable labels"]
     (tmp_path / "a.json").unlink()
-    with pytest.raises(DataError, match="no train annotations found"):
+    with pytest.raises(DataError, match="no training images with annotations"):
         open_dataset(Data(root=str(tmp_path), val="none"))

@@ -139,7 +139,7 @@ def test_maps_without_lists_are_for_training_and_names_are_declared(tmp_path: Pa
     dataset = open_dataset(Data(root=str(root), val="none"))
     assert [record.image_id for record in dataset.train] == ["2007_000032", "2007_000039"]
     assert dataset.classes == ["person", "beast"]
-    with pytest.raises(DataError, match=r"(?s)no val annotations found.*data.val=none"):
+    with pytest.raises(DataError, match=r"(?s)no validation images with annotations.*data.val=none"):
         open_dataset(Data(root=str(root)), ("val",))
 
 

@@ -101,7 +101,7 @@ def test_folders_and_lists_of_data_yaml(tmp_path: Path, config: str) -> None:
 def test_keys_name_what_looking_does_not_find(tmp_path: Path) -> None:
     root = yolo(tmp_path, images="x/images/{}", config="")
     (root / "x" / "classes.txt").write_text("cat\ndog\n")
-    with pytest.raises(DataError, match="no train annotations found"):
+    with pytest.raises(DataError, match="no training images with annotations"):
         open_dataset(data_of(root), ("train",))
     for train in ("x/labels/train", "x/images/train"):
         found = open_dataset(data_of(root, train=train, classes="x/classes.txt"), ("train",))

@@ -394,10 +394,10 @@ def test_the_folder_one_is_in(source: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_labels_that_are_not_there_are_said(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no train panoptic labels found, only instance \(coco\)"):
+    with pytest.raises(DataError, match=r"no training images with panoptic labels, only instance \(coco\)"):
         convert(Data(root=str(source)), tmp_path / "out", "coco_panoptic")
     (source / "annotations" / "instances_train.json").unlink()
-    with pytest.raises(DataError, match=r"no val semantic labels found, only instance \(coco\)"):
+    with pytest.raises(DataError, match=r"no validation images with semantic labels, only instance \(coco\)"):
         convert(Data(root=str(source)), tmp_path / "out", "semantic")
     assert list(convert(Data(root=str(source)), tmp_path / "out", "coco").parts) == ["val"]
 
