@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gdseg.cli.console import err, out, print_json, print_table
-from gdseg.cli.options import OUTPUT, DebugOpt, JsonOpt, OverridesArg, QuietOpt
+from gdseg.cli.options import OUTPUT, DebugOpt, JsonOpt, OverridesArg, OverwriteOpt, QuietOpt
 from gdseg.cli.progress import progress
 from gdseg.errors import UsageError
 from gdseg.words import counted
@@ -40,6 +40,7 @@ def command(
     images: Annotated[
         str, typer.Option("--images", help="link (hard, or a copy on another disk), copy or symlink.")
     ] = "link",
+    overwrite: OverwriteOpt = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
@@ -52,7 +53,7 @@ def command(
     from gdseg.layouts.convert import convert
 
     with progress("images", quiet=quiet or json) as tell:
-        summary = convert(data_keys(data, overrides), folder, to, images, tell)
+        summary = convert(data_keys(data, overrides), folder, to, images, tell, overwrite=overwrite)
     if json:
         from dataclasses import asdict
 

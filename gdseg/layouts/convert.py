@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gdseg.data.dataset import Dataset, has_part, open_dataset
+from gdseg.data.inspect import files_of
 from gdseg.errors import MachineError, UsageError
 from gdseg.layouts.cityscapes import write_cityscapes
 from gdseg.layouts.coco import write_coco, write_lvis
@@ -60,19 +61,28 @@ class Summary:
 
 
 def convert(
-    data: Data, out: Path, to: str, how: str = "link", progress: Callable[[int, int], None] | None = None
+    data: Data,
+    out: Path,
+    to: str,
+    how: str = "link",
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Summary:
     """Write the data set that `data` names into the new folder `out` in the layout `to`, one of LAYOUTS.
 
     Parts that are not there are left out. how: see `Job`. progress: called with images done and in all.
-    Raises UsageError for a folder that is not empty or lies in the data set, DataError as `open_dataset` and
-    for faulty label maps, MachineError when writing fails; then nothing is left of `out`.
+    overwrite: another data set in `out` is replaced once the new one is whole. Raises UsageError for a folder
+    that is not empty or lies in the data set, DataError as `open_dataset` and for faulty label maps,
+    MachineError when writing fails; then `out` is as it was.
     """
     layout = LAYOUTS[to]
-    refuse_non_empty(out, overwrite=None)
+    refuse_non_empty(out, overwrite=overwrite)
     dataset = _open(data, layout.task)
     if out.resolve().is_relative_to(dataset.root.resolve()):
         raise UsageError("--out lies in the data set, which is left as it is", out, "name a folder beside it")
+    if out.is_dir() and any(out.iterdir()):
+        _refuse_to_replace(out, dataset)
     summary = Summary(str(out), to, layout.task, len(dataset.classes))
     place = out.resolve()  # "." has no name of its own
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
@@ -87,11 +97,28 @@ def convert(
     return summary
 
 
+def _refuse_to_replace(out: Path, dataset: Dataset) -> None:
+    """Raise UsageError unless `out` holds a data set, and no file that `dataset` is made of."""
+    found = (has_part(Data(root=str(out)), part, task) for part in ("train", "val") for task in TASKS)
+    if not any(found):
+        what = "--overwrite replaces data sets only, this folder is none"
+        raise UsageError(what, out, "name another --out")
+    own = [dataset.root, *(file for r in dataset.train + dataset.val for file in files_of(r))]
+    own += [path for path in (dataset.train_json, dataset.val_json) if path]
+    if any(path.resolve().is_relative_to(out.resolve()) for path in own):
+        raise UsageError("the data set has files in --out, which would be lost", out, "name another --out")
+
+
 def _move(folder: Path, place: Path) -> None:
     """Rename the folder, or what is in it if the place is there: that may be the shell's own folder."""
     if not place.is_dir():
         folder.rename(place)
         return
+    for path in place.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     for path in sorted(folder.iterdir()):
         path.rename(place / path.name)
 

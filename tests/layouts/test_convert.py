@@ -374,9 +374,10 @@ def test_names_never_leave_the_folder(source: Path, tmp_path: Path) -> None:
 def test_a_folder_with_something_in_it_or_inside_the_data_is_refused(source: Path, tmp_path: Path) -> None:
     data = Data(root=str(source))
     for out, what in ((source, "not empty"), (source / "new", "lies in the data set")):
-        with pytest.raises(UsageError, match=what) as caught:
+        with pytest.raises(UsageError, match=what):
             convert(data, out, "yolo")
-        assert "--overwrite" not in str(caught.value)
+        with pytest.raises(UsageError, match="lies in the data set"):
+            convert(data, out, "yolo", overwrite=True)
     (tmp_path / "empty").mkdir()
     convert(data, tmp_path / "empty", "yolo")
 
