@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,8 +74,6 @@ def command(
 ) -> None:
     """See EXAMPLES."""
     from gdseg.data.dataset import open_dataset
-    from gdseg.data.inspect import inspect_labels
-    from gdseg.data.inspect_files import inspect_files
 
     if picture is not None:
         _check_picture(picture, overwrite)
@@ -85,11 +83,7 @@ def command(
         from gdseg.data.repair import check_target
 
         check_target(dataset, fix)
-    with progress("labels of image", quiet=silent) as tell:
-        report = inspect_labels(dataset, tell)
-    if files:
-        with progress("image file", quiet=silent) as tell:
-            report.faults += inspect_files(dataset, pixels=pixels, tell=tell)
+    report = _inspect(dataset, files, pixels, silent)
     document = report.to_dict()
     if not silent:
         _print_report(report, files, pixels, show_all)
@@ -97,8 +91,18 @@ def command(
         document["picture"] = _draw(dataset, report.faults, picture)
     left = report.serious
     if fix is not None and report.faults:
-        document |= (repaired := _fix(dataset, keys, report.faults, fix, silent, show_all))
-        left = repaired["left"]
+        done = _fix(dataset, keys, report.faults, fix, silent)
+        copy = open_dataset(replace(keys, root=str(fix)), task=dataset.task, strict=False)
+        again = _inspect(copy, files, pixels, silent)
+        left = again.serious
+        document |= {"copy": str(fix), "repairs": [asdict(f) for f in done]}
+        document["left"] = [asdict(f) for f in again.faults]
+        if not silent:
+            _print_repairs(fix, done, again, show_all)
+    elif fix is not None:
+        document |= {"copy": None, "repairs": [], "left": []}
+        if not silent:
+            out.print("nothing to mend, no copy written")
     if json:
         print_json(document)
     if left:
@@ -131,25 +135,33 @@ def _draw(dataset: Dataset, faults: Sequence[Fault], target: Path) -> list[str]:
     return shown
 
 
-def _fix(
-    dataset: Dataset, keys: Data, faults: Sequence[Fault], target: Path, silent: bool, show_all: bool
-) -> dict[str, Any]:
-    """Write the copy, say what was done, open it again."""
-    from dataclasses import replace
+def _inspect(dataset: Dataset, files: bool, pixels: bool, silent: bool) -> Report:
+    from gdseg.data.inspect import inspect_labels
+    from gdseg.data.inspect_files import inspect_files
 
-    from gdseg.data.dataset import open_dataset
+    with progress("labels of image", quiet=silent) as tell:
+        report = inspect_labels(dataset, tell)
+    if files:
+        with progress("image file", quiet=silent) as tell:
+            report.faults += inspect_files(dataset, pixels=pixels, tell=tell)
+    return report
+
+
+def _fix(dataset: Dataset, keys: Data, faults: Sequence[Fault], target: Path, silent: bool) -> list[Fault]:
     from gdseg.data.repair import repair_dataset
 
     with progress("file of the copy", quiet=silent) as tell:
-        done = repair_dataset(dataset, keys, faults, target, tell)
-    again = open_dataset(replace(keys, root=str(target)), task=dataset.task, strict=False)
-    left = [fault for fault in again.faults if not fault.harmless]
-    if not silent:
-        _print_faults(done, show_all, lambda fault: "repaired")
-        kept = f"{len(again.train)} training and {counted(len(again.val), 'validation image')}"
-        out.print(f"repaired copy in {target}: {kept}; {_kinds(left)}", soft_wrap=True)
-        _print_faults(left, show_all, lambda fault: "left")
-    return {"copy": str(target), "repairs": [asdict(f) for f in done], "left": [asdict(f) for f in left]}
+        return repair_dataset(dataset, keys, faults, target, tell)
+
+
+def _print_repairs(target: Path, done: Sequence[Fault], again: Report, show_all: bool) -> None:
+    """What was mended, and what the same inspection finds in the copy."""
+    _print_faults(done, show_all, lambda fault: "mended")
+    _print_faults(again.faults, show_all, lambda fault: "note, left" if fault.harmless else "left")
+    kept = ", ".join(f"{counted(counts.images, 'image')} of {part}" for part, counts in again.parts.items())
+    out.print(f"copy in {target}: {kept}", soft_wrap=True)
+    out.print(f"mended {_kinds(done)}", soft_wrap=True)
+    out.print(f"left {_kinds(again.serious)}", soft_wrap=True)
 
 
 def _print_report(report: Report, files: bool, pixels: bool, show_all: bool) -> None:

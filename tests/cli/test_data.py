@@ -116,9 +116,36 @@ def test_a_picture_and_a_repaired_copy(made: Path, tmp_path: Path) -> None:
     assert isinstance(run(*words, "--overwrite").exception, UsageError)  # so does the copy
     shutil.rmtree(tmp_path / "copy")
     result = run(*words, "--overwrite", "--no-files")
-    assert "repaired: train: undeclared category id" in result.output
-    assert "repaired copy in" in result.output
+    assert "mended: train: undeclared category id" in result.output
+    assert "mended faults: 1 x undeclared category id" in result.output
+    assert "left faults: none" in result.output
     assert isinstance(run("inspect", str(made), "--picture", "p.gif").exception, UsageError)
+
+
+def test_a_copy_with_faults_that_could_not_be_mended(made: Path, tmp_path: Path) -> None:
+    """A text of YOLO-seg is not written anew: its fault is left; the training image in val is not."""
+    broken, copy = tmp_path / "set", tmp_path / "copy"
+    assert run("convert", str(made), "--to", "yolo", "--out", str(broken), "--images", "copy").exit_code == 0
+    images = sorted((broken / "images").glob("*/*.png"))
+    train, val = (next(i for i in images if i.parent.name == part) for part in ("train", "val"))
+    shutil.copy(val, train)
+    shutil.copy(
+        broken / "labels" / "val" / f"{val.stem}.txt", broken / "labels" / "train" / f"{train.stem}.txt"
+    )
+    text = sorted((broken / "labels" / "train").glob("*.txt"))[1]
+    text.write_text("99 0.1 0.1 0.2 0.2 0.3 0.1\n")
+    result = run("inspect", str(broken), "--fix", str(copy))
+    assert result.exit_code == 3
+    assert "mended faults: 1 x training image in val" in result.output
+    assert "left faults: 1 x undeclared category id" in result.output
+    assert run("inspect", str(copy)).exit_code == 3
+
+
+def test_a_clean_set_is_not_copied(made: Path, tmp_path: Path) -> None:
+    result = run("inspect", str(made), "--fix", str(tmp_path / "copy"))
+    assert result.exit_code == 0
+    assert "nothing to mend, no copy written" in result.output
+    assert not (tmp_path / "copy").exists()
 
 
 def test_many_faults_of_a_kind_are_cut_short(made: Path, tmp_path: Path) -> None:
@@ -182,6 +209,34 @@ def test_a_validation_part_is_set_apart(made: Path, tmp_path: Path) -> None:
     report = json.loads(run("inspect", str(tmp_path / "both"), "--json").stdout)
     assert {part: counts["images"] for part, counts in report["parts"].items()} == {"train": 15, "val": 5}
     assert report["faults"] == []
+
+
+def test_convert_replaces_a_data_set_only_when_asked(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("convert", str(made), "--out", str(out), "--images", "symlink", "--to")
+    assert run(*words, "yolo").exit_code == 0
+    refused = run(*words, "coco").exception
+    assert isinstance(refused, UsageError)
+    assert "--overwrite" in str(refused.hint)
+    assert run(*words, "coco", "--overwrite").exit_code == 0
+    assert not (out / "data.yaml").exists()  # nothing of the old one is mixed in
+    assert run("inspect", str(out)).exit_code == 0
+    assert run("inspect", str(made)).exit_code == 0  # symlinks are removed, not what they mean
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "letter.txt").write_text("mine")
+    back = run("convert", str(out), "--to", "yolo", "--out", str(made), "--overwrite").exception
+    other = run("convert", str(made), "--to", "yolo", "--out", str(photos), "--overwrite").exception
+    assert "would be lost" in str(back)  # the images of `out` are those of `made`
+    assert "replaces data sets only" in str(other)
+    assert (photos / "letter.txt").read_text() == "mine"
+
+
+def test_the_hint_names_the_flag_that_was_given(made: Path, tmp_path: Path) -> None:
+    error = run("split", str(made), "--from", str(tmp_path / "no.txt")).exception
+    assert isinstance(error, DataError)
+    assert "--from" in str(error.hint)
+    assert "--split" not in str(error.hint)
 
 
 @pytest.mark.parametrize(
