@@ -149,7 +149,7 @@ def _choose(
     from gdseg.data.split import load_split, split_by_count, split_by_ratio
 
     if source is not None:
-        return load_split(source, records, entry)
+        return load_split(source, records, entry, "--from")
     if entry is not None:
         raise UsageError("an entry is of a file", "--entry", "name the file with --from")
     if count is not None:

@@ -101,16 +101,19 @@ def save_split(split: Split, path: Path) -> None:
     write_json(path, asdict(split))
 
 
-def load_split(path: Path, records: Sequence[Record], entry: str | None = None) -> Split:
+def load_split(
+    path: Path, records: Sequence[Record], entry: str | None = None, named_by: str = "--split (data.split)"
+) -> Split:
     """A split from split.json, or from a list of another's making; entry: see `split_lists.read_list`.
 
+    named_by: where the user named the file, for the error message.
     Raises DataError for an unreadable file, an unknown image, no image at all, or a changed split.json.
     """
     try:
         text = path.read_text()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise DataError(f"cannot read the split: {reason}", path, "check --split") from error
+        raise DataError(f"cannot read the split: {reason}", path, f"check {named_by}") from error
     split = _split(read_list(text, path, records, entry), str(path))
     if not text.lstrip().startswith("{"):
         return split

@@ -45,7 +45,7 @@ def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
     """
     dataset = open_dataset(recipe.data, task=recipe.task)
     if resumed:
-        split = load_split(resumed / "split.json", dataset.train)
+        split = load_split(resumed / "split.json", dataset.train, named_by="the run's folder")
     else:
         split = choose_split(dataset.train, recipe.data, recipe.seed)
     return Start(dataset, split, labelled_records(dataset.train, split))
