@@ -1,13 +1,16 @@
-"""What the README tells people to type exists: every gdseg command parses, every make target and recipe is there."""
+"""What the README tells people to type exists: every gdseg command parses, every make target and recipe is there, data commands run."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner, Result
 
 from gdseg.cli.app import app
+from gdseg.data.cityscapes import CLASSES as CITYSCAPES
 from gdseg.recipe_table import official_recipes
 from gdseg.recipe_yaml import shipped_files
 
@@ -28,6 +31,54 @@ def test_every_gdseg_command_parses(command):
         assert words[0] in node.commands, command
         node = node.commands[words.pop(0)]
     node.make_context(node.name, words, parent=context)
+
+
+def run(command: str) -> Result:
+    """A README line as it stands, in the working folder."""
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert result.exit_code == 0, (command, result.output, result.exception)
+    return result
+
+
+def test_the_data_commands_run_as_written(tmp_path, monkeypatch):
+    """On one folder of images with photos/labels.json, as the text has it; each D is what a line before made."""
+    monkeypatch.chdir(tmp_path)
+    run("gdseg data shapes --out photos --train 130 --val 1 --size 48")
+    (tmp_path / "photos/annotations/instances_train.json").rename(tmp_path / "photos/labels.json")
+    (tmp_path / "photos/train").rename(tmp_path / "photos/images")
+    commands = [c for c in LINES if re.search(r"^gdseg data \w+ (D|photos/) ", c)]
+    assert [c.split()[2] for c in commands] == ["split", "inspect", "split", "split", "convert"]
+    outputs = []
+    for command in commands:
+        if "others.txt" in command:
+            names = sorted(path.name for path in (tmp_path / "D/train").iterdir())
+            (tmp_path / "others.txt").write_text("\n".join(names[:7]))
+        outputs.append(run(command).output)
+    assert "validation: 26 of 130" in outputs[0]
+    assert "nothing to mend" in outputs[1]
+    assert "labelled: 100 of 104" in outputs[2]
+    assert "labelled: 7 of 104" in outputs[3]
+    assert (tmp_path / "samples.jpg").is_file()
+    assert len(list((tmp_path / "D-yolo").glob("images/*/*.png"))) == 130
+
+
+def test_folders_of_other_layouts_are_inspected_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("gdseg data shapes --out my_data --train 4 --val 2 --size 48")
+    run("gdseg data shapes --out scenes --train 4 --val 2 --size 48 --task panoptic")
+    names = {thing: [c.name for c in CITYSCAPES if c.is_thing == thing] for thing in (False, True)}
+    for path in (tmp_path / "scenes/annotations").glob("*.json"):
+        document = json.loads(path.read_text())
+        for thing, own in names.items():
+            categories = [c for c in document["categories"] if c["isthing"] == thing]
+            for category, name in zip(categories, own, strict=False):
+                category["name"] = name
+        path.write_text(json.dumps(document))
+    run("gdseg data convert scenes --to cityscapes --out cityscapes")
+    commands = [c for c in LINES if re.search(r"^gdseg data inspect (my_data|cityscapes/)$", c)]
+    assert len(commands) == 2
+    for command in commands:
+        assert "faults: none" in run(command).output
 
 
 def test_every_make_target_exists():
