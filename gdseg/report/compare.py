@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from gdseg.eval.tables import percent
 from gdseg.report.run import Run
 from gdseg.report.setting import labelled_images
 from gdseg.view.page import Block, Figure, Figures, Section, Table, Text
 from gdseg.view.plots import is_number
-from gdseg.view.report_plots import label_budget
+from gdseg.view.report_plots import BudgetLine, label_budget
 from gdseg.view.svg import inline_svg
 
 _COLUMNS = ("pretrained teacher", "teacher", "EMA teacher", "student")
+
+Like = tuple[str, str]  # data set and steps in words: equal for runs that may be compared
 
 
 def comparison(runs: Sequence[Run]) -> Section:
@@ -77,15 +80,38 @@ def _has_all_labels(run: Run) -> bool:
 
 def _budget(runs: Sequence[Run]) -> list[Block]:
     """The curve of runs that share a metric, if their numbers of labels differ."""
-    groups: dict[str, list[tuple[float, float]]] = {}
+    lines, metric = budget_lines(runs), runs[0].metric_name
+    if len({x for line in lines for x, _ in line.points}) < 2:
+        return []
+    svg = inline_svg(label_budget(lines, metric), f"{metric} over the number of labelled images")
+    caption = "Dots are runs; lines go through the means of runs on the same data, for as many steps."
+    return [Figures([Figure(f"{metric} by label budget", svg, caption)])]
+
+
+def budget_lines(runs: Sequence[Run]) -> list[BudgetLine]:
+    """Those of runs with one kind of arm, data set and steps; labels say what tells them from the others."""
+    groups: dict[tuple[str, Like], list[tuple[float, float]]] = {}
     for run in runs:
         labelled, best = labelled_images(run), run.best()
         for role, name in (("teacher", "labels alone"), ("student", "student")):
             if is_number(labelled) and labelled and role in best:
-                groups.setdefault(name, []).append((labelled, best[role]))
-    if len({x for points in groups.values() for x, _ in points}) < 2:
-        return []
-    metric = runs[0].metric_name
-    svg = inline_svg(label_budget(groups, metric), f"{metric} over the number of labelled images")
-    caption = "Dots are runs, lines go through the means."
-    return [Figures([Figure(f"{metric} by label budget", svg, caption)])]
+                groups.setdefault((name, _like(run)), []).append((labelled, best[role]))
+    lines = []
+    for (name, like), points in groups.items():
+        others = [other for kind, other in groups if kind == name]
+        parts = [own for own, each in zip(like, zip(*others, strict=True), strict=True) if len(set(each)) > 1]
+        alone = len({x for x, _ in points}) < 2 and len(others) > 1
+        why = " (not joined: the others have other data or steps)" if alone else ""
+        lines.append(BudgetLine(", ".join([name, *parts]) + why, name, points))
+    return lines
+
+
+def _like(run: Run) -> Like:
+    """What runs on one line share: data set, steps. A run of which one is not known is like no other."""
+    place, sha256 = str(run.about.get("data", "")), run.about.get("data_sha256")
+    if run.recipe is None or not sha256:
+        return str(run.path.resolve()), "steps not known"
+    steps = f"{run.recipe.train.steps} steps"
+    if run.about.get("verb") == "distill":
+        steps = f"{run.recipe.train.steps} + {run.recipe.distill.steps} steps"
+    return f"{Path(place).name} {str(sha256)[:6]}", steps

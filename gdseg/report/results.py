@@ -33,6 +33,11 @@ from gdseg.view.svg import inline_svg
 _CLASS_ROWS = 100
 _CLASS_METRIC = {"instance": "mask_ap", "panoptic": "pq", "semantic": "iou"}
 _COUNTS = {"instance": "objects", "panoptic": "", "semantic": "pixels"}
+_QUALITY = {  # what single_images.py ranks images by
+    "instance": "the IoU of the objects found, less for each missed or wrong one",
+    "panoptic": "panoptic quality, all classes together",
+    "semantic": "mean IoU of their classes",
+}
 _CURVES = 8  # classes with a curve of their own
 
 
@@ -158,13 +163,12 @@ def _galleries(dataset: Dataset, reviewed: Reviewed, predictor: Predictor, shown
     order = sorted(reviewed.quality, key=lambda image_id: reviewed.quality[image_id])
     worst, best = order[:shown], order[shown:][-shown:][::-1]
     legend = list(zip(dataset.classes[:40], range(40), strict=False))
-    word = "mean IoU of their classes" if dataset.task == "semantic" else "panoptic quality, classes pooled"
     counted = f", scores from {reviewed.confidence:g} on" if reviewed.confidence is not None else ""
     blocks: list[Block] = []
     for name, ids in (("Worst", worst), ("Best", best)):
         cards = [_card(image_id, dataset, reviewed, predictor) for image_id in ids]
         if cards:
-            title = f"{name} images ({word}): truth beside prediction{counted}"
+            title = f"{name} images (by {_QUALITY[dataset.task]}): truth beside prediction{counted}"
             blocks.append(Gallery(title, cards, legend))
             legend = []
     return blocks

@@ -5,7 +5,9 @@ Each returns what paints one pair of axes (see svg.py). Called by gdseg/report/.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +18,7 @@ from gdseg.view.plots import colour, keep_dots_whole
 Paint = Callable[[Axes], None]
 Line = tuple[Sequence[float], Sequence[float]]  # x, y
 COLOURS = {"pretrained teacher": 2, "teacher": 4, "EMA teacher": 4, "student": 5, "labels alone": 2}
+_LOOKS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))  # marker and line of those of one colour
 
 
 def role_colour(name: str, place: int = 0) -> tuple[float, float, float]:
@@ -87,23 +90,38 @@ def pr_curves(
     return _paint
 
 
-def label_budget(groups: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> Paint:
-    """(labelled images, metric in 0..1) of the runs of each group; lines through the means."""
+class BudgetLine(NamedTuple):
+    """Runs that may be compared: (labelled images, metric in 0..1) of each; role: what gives the colour."""
+
+    label: str
+    role: str
+    points: Sequence[tuple[float, float]]
+
+
+def label_budget(lines: Sequence[BudgetLine], metric: str) -> Paint:
+    """Metric over labelled images: a dot for each run, and a line through the means of each `BudgetLine`."""
 
     def _paint(axes: Axes) -> None:
-        for place, (name, points) in enumerate(groups.items()):
-            own, xs = role_colour(name, place), sorted({x for x, _ in points})
-            means = [100 * np.mean([y for x, y in points if x == each]) for each in xs]
-            axes.plot(xs, means, "-", color=own, label=name)
-            axes.plot([x for x, _ in points], [100 * y for _, y in points], "o", color=own, markersize=4)
+        drawn = Counter[str]()
+        for line in lines:
+            xs = sorted({x for x, _ in line.points})
+            means = [100 * np.mean([y for x, y in line.points if x == each]) for each in xs]
+            look = drawn[line.role] % len(_LOOKS)
+            drawn[line.role] += 1
+            own, (marker, dashes) = role_colour(line.role), _LOOKS[look]
+            joined = len(xs) > 1
+            if joined:
+                axes.plot(xs, means, dashes, color=own, label=line.label)
+            dots = [x for x, _ in line.points], [100 * y for _, y in line.points]
+            axes.plot(*dots, marker, color=own, markersize=4, label=None if joined else line.label)
         axes.set_xscale("log")
-        ticks = sorted({x for points in groups.values() for x, _ in points})
+        ticks = sorted({x for line in lines for x, _ in line.points})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         keep_dots_whole(axes)
         axes.set_xlabel("labelled images")
         axes.set_ylabel(f"{metric}, %")
         axes.grid(alpha=0.25)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
 
     return _paint

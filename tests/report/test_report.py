@@ -14,7 +14,9 @@ from typer.testing import CliRunner, Result
 from gdseg.cli.app import app
 from gdseg.data.shapes import ShapesOptions, make_shapes
 from gdseg.errors import CheckpointError, DataError, UsageError
-from gdseg.recipe_yaml import load_recipe
+from gdseg.recipe_yaml import apply_overrides, load_recipe
+from gdseg.report.compare import budget_lines
+from gdseg.report.run import open_run
 from gdseg.runs import find_checkpoint
 from gdseg.train.distill import distill
 from gdseg.train.pretrain import pretrain
@@ -261,6 +263,38 @@ def test_several_runs_are_compared(runs_of: Runs, tmp_path: Path) -> None:
     assert re.search(r"student distill 4 0 mask AP 20\.0 - (?:- )?35\.0 50\.0", text), text[
         :600
     ]  # (35 - 20) / (50 - 20)
+
+
+def test_only_runs_of_one_data_set_and_step_count_share_a_line(runs_of: Runs) -> None:
+    def lines(*changes: tuple[dict[str, Any], list[str]]) -> dict[str, list[float]]:
+        """Label -> labelled images, of pretraining with 2, 4, .. of them, each changed."""
+        runs = []
+        for number, (about, recipe) in enumerate(changes, 1):
+            run = open_run(runs_of("instance")[0])
+            assert run.recipe is not None
+            run.path, run.recipe = Path(f"run{number}"), apply_overrides(run.recipe, recipe)
+            run.about |= {"labelled": 2 * number, **about}
+            run.evals = [{"step": 4, "role": "teacher", "mask_ap": 0.1}]
+            runs.append(run)
+        return {line.label: [x for x, _ in line.points] for line in budget_lines(runs)}
+
+    same, other = ({}, []), ({"data": "/elsewhere/mine", "data_sha256": "f" * 64}, [])
+    assert lines(same, same, same) == {"labels alone": [2, 4, 6]}
+    assert lines(same, same, ({}, ["train.steps=9"])) == {
+        "labels alone, 4 steps": [2, 4],
+        "labels alone, 9 steps (not joined: the others have other data or steps)": [6],
+    }
+    moved = lines(same, same, other, other)
+    assert list(moved.values()) == [[2, 4], [6, 8]]
+    assert list(moved)[1] == "labels alone, mine ffffff"
+    unknown = ({"data_sha256": None}, [])
+    assert list(lines(same, same, unknown, unknown).values()) == [[2, 4], [6], [8]]
+
+
+def test_the_ranking_of_images_is_said_in_the_tasks_words(page: Path) -> None:
+    text = parsed(page).text
+    assert "Worst images (by the IoU of the objects found, less for each missed or wrong one)" in text
+    assert "panoptic" not in text.split("Worst images")[1].split("Time and memory")[0]
 
 
 def _store_metric(path: Path, mask_ap: float) -> None:
