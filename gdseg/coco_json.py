@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
+from gdseg.data.rle import boxes_of
 from gdseg.eval.coco import as_rle
 from gdseg.structures import Predictions, Record
 
@@ -111,14 +111,12 @@ def from_rles(
     """Predictions for a record whose size is known, with the masks' tight boxes."""
     assert record.height is not None
     assert record.width is not None
-    boxes = torch.tensor(np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4)).float()
-    boxes[:, 2:] += boxes[:, :2]
     return Predictions(
         image_id=record.image_id,
         size=(record.height, record.width),
         labels=torch.tensor(labels, dtype=torch.int64),
         scores=torch.tensor(scores, dtype=torch.float32),
-        boxes_xyxy_px=boxes,
+        boxes_xyxy_px=boxes_of(rles),
         rles=rles,
         names=list(classes),
         path=record.path,

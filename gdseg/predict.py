@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from gdseg.data.images import fit_channels, list_images, read_image
-from gdseg.data.rle import to_rle
+from gdseg.data.rle import boxes_of, to_rle
 from gdseg.device import resolve_device
 from gdseg.errors import DataError
 from gdseg.eval.maps import FoundMap
@@ -153,9 +152,7 @@ def map_regions(record: Record, found: FoundMap | None, names: list[str]) -> Pre
 
 def _regions(found: Predictions, labels: Tensor, scores: Tensor, masks: list[Tensor]) -> Predictions:
     rles = [to_rle(mask) for mask in masks]
-    boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in rles]).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return replace(found, labels=labels, scores=scores, boxes_xyxy_px=boxes, rles=rles)
+    return replace(found, labels=labels, scores=scores, boxes_xyxy_px=boxes_of(rles), rles=rles)
 
 
 def as_tensor(image: ImageLike, in_channels: int) -> Tensor:

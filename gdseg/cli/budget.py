@@ -33,6 +33,11 @@ EXAMPLES = """Examples:
 """
 BASE = "recipe"
 KINDS = {"labels": "labels alone", "teacher": "teacher", "student": "student", "all": "all labels"}
+GAINS = {  # what the second table tells, and the arms it needs
+    "gain": ("over labels alone", {"labels", "student"}),
+    "gap_from_teacher": ("gap closed", {"student", "all"}),
+    "gap_from_labels": ("gap from labels", {"labels", "student", "all"}),
+}
 _T = TypeVar("_T")
 
 RatiosOpt = Annotated[
@@ -135,6 +140,8 @@ def command(
     elif not quiet:
         for table in _tables(report):
             print_table(*table)
+        if lacking := _lacking(kinds):
+            err.print(lacking, soft_wrap=True)
         err.print(f"written to {target}: budget.json, {', '.join(pictures)}", soft_wrap=True)
 
 
@@ -217,27 +224,29 @@ def _teller(plan: Plan, out: Path, metric: str, *, quiet: bool) -> Callable[[Job
 def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Scores, and what they say of the student; a column that nothing fills is left out."""
     rows = report["table"]
-    gains = {
-        "gain": "over labels alone",
-        "gap_from_teacher": "gap closed",
-        "gap_from_labels": "gap from labels",
-    }
+    gains = {name: word for name, (word, _) in GAINS.items()}
     if len({row["variant"] for row in rows}) > 1:
         gains["over_first"] = f"over {BASE}'s student"
     seeds = max((len(row[name]["values"]) for row in rows for name in KINDS if row[name]), default=0)
     over = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    tables = []
-    for title, columns in (
-        (f"{report['metric']}, %: {over}", {**KINDS, "average": "EMA teacher"}),
-        ("student, points, and % of the way to all labels", gains),
-    ):
+    scores = f"{report['metric']}, %: {over}", {**KINDS, "average": "EMA teacher"}
+    tables: list[tuple[str, list[str], list[list[str]]]] = []
+    for title, columns in (scores, ("student, points, and % of the way to all labels", gains)):
         shown = {name: word for name, word in columns.items() if any(row[name] for row in rows)}
         body = [[row["variant"], str(row["labelled"]), *(_cell(row[name]) for name in shown)] for row in rows]
-        tables.append((title, ["", "labelled", *shown.values()], body))
-    for line, row in zip(tables[1][2], rows, strict=True):
+        if shown or not tables:
+            tables.append((title, ["", "labelled", *shown.values()], body))
+    for line, row in zip(tables[-1][2], rows, strict=True):
         line.append(_minutes(row))
-    tables[1][1].append("minutes")
+    tables[-1][1].append("minutes")
     return tables
+
+
+def _lacking(kinds: list[str]) -> str:
+    """Which gains were left out for want of which arms; empty if none was."""
+    lost = {word: needed - set(kinds) for word, needed in GAINS.values() if not needed <= set(kinds)}
+    arms = ",".join(kind for kind in KINDS if any(kind in each for each in lost.values()))
+    return f"not told without --arms {arms}: {', '.join(lost)}" if lost else ""
 
 
 def _cell(spread: dict[str, Any] | None) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -165,3 +166,10 @@ def shorten(value: object, limit: int = 60) -> str:
     """repr of a value for an error message, cut to `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def boxes_of(rles: Sequence[dict[str, Any]]) -> Tensor:
+    """float32 [N, 4]: each mask's tight box as x0, y0, x1, y1 in pixels; zeros where it is empty."""
+    boxes = torch.from_numpy(np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4)).float()
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes

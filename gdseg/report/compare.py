@@ -101,7 +101,7 @@ def budget_lines(runs: Sequence[Run]) -> list[BudgetLine]:
         others = [other for kind, other in groups if kind == name]
         parts = [own for own, each in zip(like, zip(*others, strict=True), strict=True) if len(set(each)) > 1]
         alone = len({x for x, _ in points}) < 2 and len(others) > 1
-        why = " (not joined: the others have other data or steps)" if alone else ""
+        why = "\n(not joined: other data or steps)" if alone else ""
         lines.append(BudgetLine(", ".join([name, *parts]) + why, name, points))
     return lines
 

@@ -13,8 +13,8 @@ from gdseg.data.images import read_image
 from gdseg.data.label_maps import with_masks
 from gdseg.errors import DataError, GdsegError
 from gdseg.eval.run import Progress
-from gdseg.eval.tables import percent
 from gdseg.predict import load_model
+from gdseg.report.cells import CLASS_ROWS, bar
 from gdseg.report.pseudo_review import THRESHOLDS, Fate, Reviewer
 from gdseg.report.run import Run
 from gdseg.structures import Predictions, Record
@@ -29,7 +29,6 @@ from gdseg.view.sheets import spread
 from gdseg.view.svg import inline_svg
 
 _TAGS = 8  # named below a picture, of each fate
-_CLASS_ROWS = 100
 _UNITS = {"instance": "objects", "panoptic": "segments", "semantic": "pixels"}
 
 
@@ -141,7 +140,7 @@ def _judged_table(run: Run, reviewers: dict[str, Reviewer]) -> Table:
         tally, images = reviewer.by_rule.tallies[0], max(reviewer.by_rule.images, 1)
         found = f"{reviewer.by_rule.found.sum() / images:.2f}"
         precision, recall = tally.precision(), tally.recall()
-        rows.append([name, found, _bar(precision), _bar(recall)])
+        rows.append([name, found, bar(precision), bar(recall)])
     unit = _UNITS[run.recipe.task]
     how = "one by one" if unit == "pixels" else "matched at IoU 0.5"
     return Table(
@@ -189,23 +188,19 @@ def _class_table(run: Run, reviewer: Reviewer, name: str) -> Table:
     rows: list[list[str | Cell]] = []
     names, found = reviewer.predictor.classes, by_rule.found[0] / max(by_rule.images, 1)
     frequent = sorted(range(len(names)), key=lambda label: -prior.get(label, 0) - found[label])
-    shown = set(frequent[:_CLASS_ROWS])
+    shown = set(frequent[:CLASS_ROWS])
     for label, class_name in enumerate(names):
         if label not in shown:
             continue
         row: list[str | Cell] = [Cell(class_name, label=label), f"{prior.get(label, 0):.2f}"]
         row.append(f"{found[label]:.2f}")
         if by_rule.judged:
-            row += [_bar(by_rule.tallies[0].precision([label])), _bar(by_rule.tallies[0].recall([label]))]
+            row += [bar(by_rule.tallies[0].precision([label])), bar(by_rule.tallies[0].recall([label]))]
         rows.append(row)
     header = ["class", "by hand", "pseudo", *(["precision", "recall"] if by_rule.judged else [])]
     quality = ", precision and recall in %" if by_rule.judged else ""
-    cut = f" (the {_CLASS_ROWS} most frequent of {len(names)} classes)" if len(shown) < len(names) else ""
+    cut = f" (the {CLASS_ROWS} most frequent of {len(names)} classes)" if len(shown) < len(names) else ""
     return Table(f"Labels an image by hand, and pseudo-labels by the {name}{quality}{cut}", header, rows)
-
-
-def _bar(value: float) -> Cell:
-    return Cell(percent(value), share=value if value == value else 0.0)
 
 
 def _card(image: Sample, pixels: Pixels, fate: Fate, run: Run) -> Card:

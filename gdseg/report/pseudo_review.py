@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from gdseg.data.label_maps import read_regions, with_masks
-from gdseg.data.rle import to_rle
+from gdseg.data.rle import boxes_of, to_rle
 from gdseg.eval.matching import NONE, SPARED, overlaps
 from gdseg.eval.panoptic import Truth
 from gdseg.eval.pseudo_quality import Sweep
@@ -177,9 +176,7 @@ def _among(queries: Tensor, place: dict[int, int]) -> NDArray[np.bool_]:
 def _predictions(
     size: tuple[int, int], labels: Tensor, scores: Tensor, rles: list[dict[str, Any]], names: list[str]
 ) -> Predictions:
-    boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in rles]).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return Predictions("image", size, labels.cpu(), scores.float().cpu(), boxes, rles, names)
+    return Predictions("image", size, labels.cpu(), scores.float().cpu(), boxes_of(rles), rles, names)
 
 
 def _grid(targets: Targets, canvas: Canvas) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from gdseg.eval.single_images import CONFIDENCES, Reviewed, review
 from gdseg.eval.tables import main_table, percent
 from gdseg.models.checkpoint import Network, load_network
 from gdseg.predict import Predictor
+from gdseg.report.cells import CLASS_ROWS, bar
 from gdseg.report.run import METRIC_NAMES, Run
 from gdseg.runs import find_checkpoint
 from gdseg.view.draw import displayable
@@ -30,7 +31,6 @@ from gdseg.view.report_plots import pr_curves, precision_and_recall
 from gdseg.view.sheets import spread
 from gdseg.view.svg import inline_svg
 
-_CLASS_ROWS = 100
 _CLASS_METRIC = {"instance": "mask_ap", "panoptic": "pq", "semantic": "iou"}
 _COUNTS = {"instance": "objects", "panoptic": "", "semantic": "pixels"}
 _QUALITY = {  # what single_images.py ranks images by
@@ -107,19 +107,15 @@ def _class_table(dataset: Dataset, scores: Mapping[str, Scores]) -> Table:
     if count:
         labels = sorted(labels, key=lambda i: -first[dataset.classes[i]].get(count, 0))  # type: ignore[assignment]
     rows: list[list[str | Cell]] = []
-    for label in labels[:_CLASS_ROWS]:
+    for label in labels[:CLASS_ROWS]:
         name = dataset.classes[label]
         row: list[str | Cell] = [Cell(name, label=label)]
         row += [f"{first[name].get(count, 0):.0f}"] if count else []
-        rows.append(row + [_bar(each.per_class[name].get(key, float("nan"))) for each in scores.values()])
+        rows.append(row + [bar(each.per_class[name].get(key, float("nan"))) for each in scores.values()])
     word = METRIC_NAMES.get(key, "IoU")
-    cut = f" (the {_CLASS_ROWS} most frequent of {len(labels)})" if len(labels) > _CLASS_ROWS else ""
+    cut = f" (the {CLASS_ROWS} most frequent of {len(labels)})" if len(labels) > CLASS_ROWS else ""
     header = ["class", *([count] if count else []), *(f"{name}" for name in scores)]
     return Table(f"Each class, {word}, %{cut}", header, rows)
-
-
-def _bar(value: float) -> Cell:
-    return Cell(percent(value), share=min(max(value, 0.0), 1.0) if value == value else 0.0)
 
 
 def _figures(dataset: Dataset, reviewed: Mapping[str, Reviewed], last: str) -> list[Figure]:

@@ -15,6 +15,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from gdseg.data.rle import boxes_of
 from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill, Inference
@@ -69,10 +70,8 @@ def _full_size(
     """Predictions of mask logits [N, h, w], best first, without those that have no pixel at full size."""
     order = scores.argsort(descending=True, stable=True)
     rles = full_size_rles(masks[order], canvas, rule.pixel_threshold)
-    boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in rles]).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
     found = Predictions(
-        "image", canvas.original, labels[order].cpu(), scores[order].cpu(), boxes, rles, names
+        "image", canvas.original, labels[order].cpu(), scores[order].cpu(), boxes_of(rles), rles, names
     )
     return found.select(torch.tensor([coco_mask.area(rle) > 0 for rle in rles], dtype=torch.bool))
 

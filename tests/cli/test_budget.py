@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gdseg.cli.budget import read_variants
+from gdseg.cli.budget import _lacking, read_variants
 from gdseg.errors import RecipeError, UsageError
 from gdseg.recipe_yaml import load_recipe
 
@@ -61,4 +61,17 @@ def test_a_tiny_experiment(gdseg, tiny_settings, tiny_data, tmp_path):
     again = gdseg(*command)
     assert again.exception is None
     assert "labels alone" in again.stdout
+    assert "of the way to all labels" not in again.stdout  # no student, and so no table of its gains
+    assert "minutes" in again.stdout
+    assert "not told without --arms student: over labels alone, gap closed, gap from labels" in again.stderr
     assert gdseg(*command, "--dry-run").stdout.count("finished") == 2
+
+
+def test_gains_that_need_other_arms_are_named():
+    assert _lacking(["labels", "teacher", "student", "all"]) == ""
+    assert _lacking(["teacher", "student"]).startswith(
+        "not told without --arms labels,all: over labels alone"
+    )
+    assert (
+        _lacking(["student", "all"]) == "not told without --arms labels: over labels alone, gap from labels"
+    )

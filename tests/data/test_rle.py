@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 from gdseg.data.rle import (
     SegmentationError,
     annotation_mask,
+    boxes_of,
     check_polygons,
     check_rle,
     rle_band,
@@ -145,3 +146,14 @@ def test_random_strings_are_decoded_or_refused() -> None:
         accepted += 1
         assert coco_mask.decode(checked).sum() == coco_mask.area(checked)
     assert accepted
+
+
+def test_boxes_are_the_tight_ones_of_the_pixels() -> None:
+    masks = np.zeros((3, 20, 30), dtype=bool)
+    masks[0, 4:9, 2:30] = True
+    masks[1, 19, 7] = True
+    rows, columns = np.nonzero(masks[0])
+    truth = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    boxes = boxes_of([to_rle(mask) for mask in masks])
+    assert boxes.tolist() == [truth, [7, 19, 8, 20], [0, 0, 0, 0]]
+    assert boxes_of([]).shape == (0, 4)

@@ -282,7 +282,7 @@ def test_only_runs_of_one_data_set_and_step_count_share_a_line(runs_of: Runs) ->
     assert lines(same, same, same) == {"labels alone": [2, 4, 6]}
     assert lines(same, same, ({}, ["train.steps=9"])) == {
         "labels alone, 4 steps": [2, 4],
-        "labels alone, 9 steps (not joined: the others have other data or steps)": [6],
+        "labels alone, 9 steps\n(not joined: other data or steps)": [6],
     }
     moved = lines(same, same, other, other)
     assert list(moved.values()) == [[2, 4], [6, 8]]
