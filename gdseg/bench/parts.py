@@ -19,7 +19,7 @@ from gdseg.infer.run import forward
 from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Record
-from gdseg.train.counts import settle
+from gdseg.train.counts import object_counts, settle
 from gdseg.train.engine import Learner, labelled_part, seed_step
 from gdseg.words import counted
 
@@ -35,7 +35,7 @@ def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> 
         load = partial(_first_batch, records, recipe, num_classes)
         return [("load and augment a batch", _median(load, repeats, device))]
     batch = _first_batch(records, recipe, num_classes).to(device)
-    recipe = settle(recipe, records)
+    recipe = settle(recipe, object_counts(records, recipe.task))
     model = build_model(recipe, num_classes, load_weights=False).to(device)
     learner = Learner(model, recipe, num_classes, 1000, device, dataset.things)
     if part == "model":

@@ -140,9 +140,7 @@ def command(
     elif not quiet:
         for table in _tables(report):
             print_table(*table)
-        if lacking := _lacking(kinds):
-            err.print(lacking, soft_wrap=True)
-        err.print(f"written to {target}: budget.json, {', '.join(pictures)}", soft_wrap=True)
+        err.print(f"{_lacking(kinds)}written to {target}: budget.json, {', '.join(pictures)}", soft_wrap=True)
 
 
 def read_variants(recipe: Recipe, texts: list[str]) -> dict[str, Recipe]:
@@ -243,10 +241,10 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
 
 
 def _lacking(kinds: list[str]) -> str:
-    """Which gains were left out for want of which arms; empty if none was."""
+    """Which gains were left out for want of which arms; a line, or nothing."""
     lost = {word: needed - set(kinds) for word, needed in GAINS.values() if not needed <= set(kinds)}
     arms = ",".join(kind for kind in KINDS if any(kind in each for each in lost.values()))
-    return f"not told without --arms {arms}: {', '.join(lost)}" if lost else ""
+    return f"not told without --arms {arms}: {', '.join(lost)}\n" if lost else ""
 
 
 def _cell(spread: dict[str, Any] | None) -> str:

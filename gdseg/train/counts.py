@@ -53,24 +53,18 @@ def _labels(records: Sequence[Record], task: str) -> list[list[int]]:
     ]
 
 
-def objects_per_image(records: Sequence[Record], task: str) -> float:
-    """Mean of `object_counts`; 0 without images."""
-    counts = object_counts(records, task)
-    return sum(counts) / len(counts) if counts else 0.0
-
-
 def with_room(counts: Sequence[int]) -> int:
     """1.5 times the objects that 99 % of the images hold at most, rounded up to tens, at least 100."""
     most = float(np.percentile(counts, _SHARE, method="higher")) if len(counts) else 0.0
     return max(_LEAST, int(-(-most * _ROOM // 10) * 10))
 
 
-def settle(recipe: Recipe, records: Sequence[Record] = (), like: Recipe | None = None) -> Recipe:
-    """The recipe with a number in place of each auto of `_KEYS`: by the labelled records, or as in `like`.
+def settle(recipe: Recipe, counts: Sequence[int] = (), like: Recipe | None = None) -> Recipe:
+    """The recipe with a number in place of each auto of `_KEYS`: by `counts`, or as in `like`.
 
-    What was chosen is logged; too few queries or detections for the fullest image is a warning.
+    counts: `object_counts` of the labelled images. What was chosen is logged; too few queries or detections
+    for the fullest image is a warning.
     """
-    counts = object_counts(records, recipe.task)
     chosen = {}
     for section, name in _KEYS:
         if getattr(getattr(recipe, section), name) == "auto":

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -23,12 +24,12 @@ from gdseg.recipe import Recipe
 from gdseg.runs import file_sha256
 from gdseg.structures import Batch, Record, Targets
 from gdseg.train.copy_paste import as_trained, paste_labelled, paste_unlabelled
-from gdseg.train.counts import objects_per_image, settle
+from gdseg.train.counts import settle
 from gdseg.train.engine import Learner, Part, labelled_part, seed_step, unlabelled_part
 from gdseg.train.features import FeatureLoss
 from gdseg.train.mix import mix_unlabelled
 from gdseg.train.session import Session
-from gdseg.train.start import open_data, record_run
+from gdseg.train.start import advice, open_data, record_run
 from gdseg.train.teacher import Teacher, build_student, load_guide
 from gdseg.train.watch import Watch, pseudo_statistics
 from gdseg.words import counted
@@ -52,7 +53,7 @@ def distill(
     rule, classes, split = recipe.distill, len(data.dataset.classes), data.split.sha256
     unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
     guide = load_guide(teacher_file, data.dataset, device)
-    recipe = settle(recipe, data.labelled, guide.recipe if rule.student_init == "teacher" else None)
+    recipe = settle(recipe, data.counts, guide.recipe if rule.student_init == "teacher" else None)
     seed_step(recipe.seed, 0)
     student = build_student(recipe, classes, guide, load_weights=not resume).to(device)
     teacher = Teacher(guide, student, recipe, data.dataset.things)
@@ -72,7 +73,7 @@ def distill(
     guided_by = {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
     facts = {"unlabelled": len(unlabelled), **guided_by, "burn_in_steps": rule.burn_in_steps}
     record_run(run, recipe, "distill", data, device, overwrite=overwrite and not resume, **facts)
-    watch = Watch(rule, objects_per_image(data.labelled, recipe.task), teacher.thresholds, recipe.task)
+    watch = Watch(rule, fmean(data.counts), teacher.thresholds, recipe.task)
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
     with session:
         _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
@@ -137,6 +138,7 @@ def _announce(session: Session, labelled: int, unlabelled: int, guide_split: str
     rule, say = session.recipe.distill, session.log.say
     images = f"{labelled} labelled and {counted(unlabelled, 'unlabelled image')}"
     say(f"distill: {images}, {counted(rule.steps, 'step')}, {session.run}")
+    say(advice(labelled, session.recipe, "distill"))
     if rule.burn_in_steps >= rule.steps:
         say("warning: burn-in does not end within these steps, the teacher stays as it is")
     if guide_split not in ("", session.split_sha256):

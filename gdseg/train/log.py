@@ -59,7 +59,9 @@ class RunLog:
             self._board.close()
 
     def say(self, text: str) -> None:
-        """A line for the user; on a terminal it scrolls above the bar."""
+        """A line for the user; on a terminal it scrolls above the bar. Nothing for an empty text."""
+        if not text:
+            return
         self.console.print(text, highlight=False, markup=False)
 
     def step(self, step: int, images: int, loss: float) -> None:

@@ -11,7 +11,7 @@ from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
 from gdseg.train.counts import settle
-from gdseg.train.start import open_data
+from gdseg.train.start import advice, open_data
 from gdseg.train.teacher import load_guide
 from gdseg.words import counted
 
@@ -23,7 +23,7 @@ def describe(recipe: Recipe, run: Path, device: torch.device, verb: str, teacher
     """
     data = open_data(recipe)
     like = load_guide(teacher, data.dataset, torch.device("cpu")).recipe if teacher else None
-    recipe = settle(recipe, data.labelled, like if recipe.distill.student_init == "teacher" else None)
+    recipe = settle(recipe, data.counts, like if recipe.distill.student_init == "teacher" else None)
     with torch.device("meta"):
         model = build_model(recipe, len(data.dataset.classes), load_weights=False)
     parameters = sum(p.numel() for p in model.parameters())
@@ -41,4 +41,5 @@ def describe(recipe: Recipe, run: Path, device: torch.device, verb: str, teacher
     if verb == "distill":
         unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
         lines.insert(-2, f"unlabelled      {counted(len(unlabelled), 'image')}")
+    lines += [hint] if (hint := advice(len(data.labelled), recipe, verb)) else []
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from gdseg.train.counts import settle
 from gdseg.train.ema import update_ema
 from gdseg.train.engine import Learner, labelled_part, seed_step
 from gdseg.train.session import Session
-from gdseg.train.start import open_data, record_run
+from gdseg.train.start import advice, open_data, record_run
 from gdseg.words import counted
 
 
@@ -36,7 +36,7 @@ def pretrain(
     Raises DataError, CheckpointError, DivergedError, MachineError, InterruptedRun (after saving).
     """
     data = open_data(recipe, run if resume else None)
-    recipe = settle(recipe, data.labelled)
+    recipe = settle(recipe, data.counts)
     train, classes = recipe.train, len(data.dataset.classes)
     seed_step(recipe.seed, 0)
     model = build_model(recipe, classes, load_weights=not resume).to(device)
@@ -61,6 +61,7 @@ def pretrain(
     with session:
         images = counted(len(data.labelled), "labelled image")
         session.log.say(f"pretrain: {images}, {counted(train.steps, 'step')}, {run}")
+        session.log.say(advice(len(data.labelled), recipe, "pretrain"))
         session.catch_up(roles, state)
         for step, batch in enumerate(batches, session.start_step):
             seed_step(recipe.seed, step)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
 from gdseg.runs import file_sha256, prepare_run
 from gdseg.structures import Record
+from gdseg.train.counts import object_counts
+
+_FEW = 20  # labelled images
 
 
 @dataclass
@@ -36,6 +40,11 @@ class Start:
     dataset: Dataset
     split: Split
     labelled: list[Record]
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """`object_counts` of the labelled images; label maps are read for it, once."""
+        return object_counts(self.labelled, self.dataset.task)
 
 
 def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
@@ -49,6 +58,21 @@ def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
     else:
         split = choose_split(dataset.train, recipe.data, recipe.seed)
     return Start(dataset, split, labelled_records(dataset.train, split))
+
+
+def advice(labelled: int, recipe: Recipe, verb: str) -> str:
+    """A sentence on what to try with fewer than 20 labelled images, of what the recipe does not do yet."""
+    rule, augment = recipe.distill, recipe.augment
+    tips = ["backbone.freeze_stages=5 (frozen backbone)"] * (recipe.backbone.freeze_stages < 5)
+    if verb == "distill" and 2 * rule.burn_in_steps < rule.steps:
+        tips.append(f"distill.burn_in_steps={rule.steps // 2} (longer burn-in)")
+    stronger = ["augment.copy_paste=0.5"] * (recipe.task == "instance" and not augment.copy_paste)
+    stronger += ["augment.weak_colour=true"] * (not augment.weak_colour)
+    if verb == "distill":
+        stronger += ["augment.cutout_p=0.5"] * (not augment.cutout_p)
+    tips += [f"{' '.join(stronger)} (stronger augmentation)"] * bool(stronger)
+    few = labelled < _FEW and tips
+    return f"advice: {labelled} labelled images are very few; try {', '.join(tips)}" if few else ""
 
 
 def record_run(

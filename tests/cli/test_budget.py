@@ -73,5 +73,5 @@ def test_gains_that_need_other_arms_are_named():
         "not told without --arms labels,all: over labels alone"
     )
     assert (
-        _lacking(["student", "all"]) == "not told without --arms labels: over labels alone, gap from labels"
+        _lacking(["student", "all"]) == "not told without --arms labels: over labels alone, gap from labels\n"
     )

@@ -14,7 +14,7 @@ from gdseg.models.model import build_model
 from gdseg.recipe import Recipe, settled
 from gdseg.recipe_yaml import dump_recipe, load_recipe, parse_recipe
 from gdseg.structures import Record
-from gdseg.train.counts import object_counts, objects_per_image, settle, with_room
+from gdseg.train.counts import object_counts, settle, with_room
 from gdseg.train.distill import distill
 from gdseg.train.pretrain import pretrain
 
@@ -33,8 +33,6 @@ def numbers(recipe: Recipe) -> list[int | str]:
 def test_crowds_are_not_counted():
     records = [record(3, crowds=2), record(0), record(6)]
     assert object_counts(records, "instance") == [3, 0, 6]
-    assert objects_per_image(records, "instance") == 3.0
-    assert objects_per_image([], "instance") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -57,28 +55,28 @@ def test_auto_is_settled_and_numbers_stand(caplog):
     recipe = load_recipe("shapes_maskdino", AUTO)
     assert numbers(recipe) == ["auto"] * 3
     with caplog.at_level(logging.INFO, "gdseg"):
-        assert numbers(settle(recipe, [record(80)])) == [120, 120, 120]
+        assert numbers(settle(recipe, [80])) == [120, 120, 120]
     assert len(caplog.messages) == 1
     assert "decoder.queries 120" in caplog.messages[0]
     assert "1 labelled images hold up to 80 objects" in caplog.messages[0]
     assert numbers(recipe) == ["auto"] * 3, "the given recipe is left alone"
     mixed = load_recipe("shapes_maskdino", ["decoder.queries=90", *AUTO[1:]])
-    assert numbers(settle(mixed, [record(80)])) == [90, 120, 120]
+    assert numbers(settle(mixed, [80])) == [90, 120, 120]
 
 
 def test_a_student_of_the_teacher_takes_its_numbers():
     teacher = load_recipe("shapes_maskdino")
-    found = settle(load_recipe("shapes_mask2former", AUTO), [record(80)], teacher)
+    found = settle(load_recipe("shapes_mask2former", AUTO), [80], teacher)
     assert numbers(found) == numbers(teacher)
 
 
 def test_too_few_are_warned_of(caplog):
     recipe = load_recipe("shapes_maskdino")
-    settle(recipe, [record(41)])
+    settle(recipe, [41])
     assert [m for m in caplog.messages if "decoder.queries (40) is less than the 41 objects" in m]
     assert not [m for m in caplog.messages if "max_detections" in m]
     caplog.clear()
-    settle(recipe, [record(40)])
+    settle(recipe, [40])
     assert caplog.messages == []
 
 

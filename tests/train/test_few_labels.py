@@ -1,0 +1,67 @@
+"""One to five labelled images: both verbs train on them, and the start says what to try."""
+
+import pytest
+import torch
+
+from gdseg.data.scenes import make_scenes
+from gdseg.data.shapes import ShapesOptions
+from gdseg.recipe_yaml import load_recipe
+from gdseg.runs import find_checkpoint
+from gdseg.train import counts, start
+from gdseg.train.distill import distill
+from gdseg.train.plan import describe
+from gdseg.train.pretrain import pretrain
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("labelled", "followed"), [(1, False), (1, True), (5, False)])
+def test_a_teacher_and_a_student_of_a_few_images(tiny_recipe, tmp_path, capfd, labelled, followed):
+    """followed: with what the advice names, pasting among copies of the only image included."""
+    changes = [
+        f"data.ratio={labelled / 12:.4f}",
+        "train.steps=2",
+        "distill.steps=5",
+        "distill.burn_in_steps=1",
+    ]
+    changes += ["augment.copy_paste=0", "augment.weak_colour=false"]
+    if followed:
+        changes += ["augment.copy_paste=1", "augment.cutout_p=1", "augment.weak_colour=true"]
+        changes += ["backbone.freeze_stages=5", "distill.burn_in_steps=3"]
+    recipe = tiny_recipe("maskdino", *changes)
+    scores = pretrain(recipe, tmp_path / "teacher", CPU)
+    assert 0 <= scores["teacher"]["mask_ap"] <= 1
+    said = capfd.readouterr().err
+    assert f"{labelled} labelled images" in said
+    assert ("advice:" in said) is not followed
+    distill(recipe, tmp_path / "run", find_checkpoint(tmp_path / "teacher", "teacher"), CPU)
+    said = " ".join(capfd.readouterr().err.split())
+    assert ("distill.burn_in_steps=2 (longer burn-in)" in said) is not followed
+    assert ("backbone.freeze_stages=5" in said) is not followed
+    assert ("augment.copy_paste=0.5 augment.weak_colour=true augment.cutout_p=0.5" in said) is not followed
+    assert (tmp_path / "run/checkpoints/last-student.safetensors").is_file()
+    plan = describe(recipe, tmp_path / "other", CPU, "pretrain")
+    assert ("advice:" in plan) is not followed
+
+
+def test_advice_is_for_few_images_only_and_its_keys_are_the_recipes():
+    recipe = load_recipe("shapes_maskdino", ["augment.copy_paste=0", "augment.weak_colour=false"])
+    assert start.advice(20, recipe, "distill") == ""
+    text = start.advice(19, recipe, "distill")
+    words = [word.rstrip(",") for word in text.split() if "=" in word]
+    assert len(words) == 5
+    changed = load_recipe("shapes_maskdino", words)
+    assert start.advice(19, changed, "distill") == ""
+
+
+def test_label_maps_are_counted_once(tiny_settings, tmp_path, monkeypatch):
+    make_scenes(tmp_path / "data", ShapesOptions(train=6, val=1, size=64), "panoptic")
+    changes = [f"data.root={tmp_path / 'data'}", "data.val=none", "data.ratio=1", "train.steps=1"]
+    recipe = load_recipe("shapes_panoptic", [*tiny_settings, *changes, "distill.steps=1"])
+    read, original = [], counts.read_regions
+    monkeypatch.setattr(counts, "read_regions", lambda *given: read.append(given) or original(*given))
+    pretrain(recipe, tmp_path / "teacher", CPU, quiet=True)
+    assert len(read) == 6
+    read.clear()
+    distill(recipe, tmp_path / "run", find_checkpoint(tmp_path / "teacher", "teacher"), CPU, quiet=True)
+    assert len(read) == 6
