@@ -66,7 +66,7 @@ def link(source: Path, target: Path, how: str = "link") -> None:
     """
     temporary = target.with_name(f".{os.getpid()}.tmp")  # short: the target's name may be as long as can be
     try:
-        if source.resolve() == target.parent.resolve() / target.name:
+        if target.parent.resolve() / target.name in (source.resolve(), source.parent.resolve() / source.name):
             raise MachineError("this is the file to be copied", target, "name another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # a killed run's may be a link: never write into it

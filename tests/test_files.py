@@ -93,6 +93,16 @@ def test_a_file_is_never_put_in_its_own_place(tmp_path: Path, how: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_symlink_is_not_replaced_by_what_it_means(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"mine")
+    (tmp_path / "also.png").symlink_to("a.png")
+    for source, target in (("also.png", "also.png"), ("also.png", "a.png")):
+        with pytest.raises(MachineError, match="the file to be copied"):
+            link(tmp_path / source, tmp_path / target)
+    assert (tmp_path / "also.png").is_symlink()
+    assert (tmp_path / "a.png").read_bytes() == b"mine"
+
+
 def test_a_failed_link_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"new")
     (tmp_path / "b.png").write_bytes(b"old")

@@ -6,7 +6,6 @@ Called by the writers of the layouts, made by convert.py.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gdseg.data.label_maps import Regions, read_regions, with_masks
-from gdseg.errors import MachineError
+from gdseg.files import link
 from gdseg.structures import ClassInfo, Record
 from gdseg.writers import unique_name
 
@@ -53,7 +52,7 @@ class Job:
         when an image cannot be put there.
         """
         for record, name in zip(self.records, self._names(self.out / folder, rename), strict=True):
-            put(record.path, self.out / folder / name, self.how)
+            link(record.path, self.out / folder / name, self.how)
             self.counts["images"] += 1
             yield record, name
             self.tell()
@@ -84,27 +83,6 @@ class Job:
         for segment in found.segments:
             self.counts["crowds" if segment.is_crowd else "objects"] += 1
         return found
-
-
-def put(image: Path, target: Path, how: str) -> None:
-    """Hard-link (copy where that is not possible), copy or symlink an image. Raises MachineError."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if how == "symlink":
-            target.symlink_to(image.resolve())
-        elif how == "copy" or not _linked(image, target):
-            shutil.copyfile(image, target)
-    except OSError as error:
-        what = f"cannot put the image there: {error.strerror or error}"
-        raise MachineError(what, target, "check the disk's space and permissions") from error
-
-
-def _linked(image: Path, target: Path) -> bool:
-    try:
-        os.link(image.resolve(), target)  # of a symlink, what it means
-    except OSError:  # another disk, or one that knows no links
-        return False
-    return True
 
 
 def size_of(record: Record) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from gdseg.data.dataset import Dataset
 from gdseg.device import peak_memory
 from gdseg.errors import InterruptedRun, UsageError
 from gdseg.eval.run import evaluate
-from gdseg.files import replace_file
+from gdseg.files import link
 from gdseg.models.checkpoint import Network, save_network
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
@@ -180,7 +180,7 @@ class Session:
         self.best[role] = score
         self._save(network, role, step, self._file(f"best-{role}.safetensors"), metrics)
         if score > overall:
-            _link(self._file(f"best-{role}.safetensors"), self._file("best.safetensors"))
+            link(self._file(f"best-{role}.safetensors"), self._file("best.safetensors"))
 
     def _save(
         self,
@@ -209,16 +209,3 @@ class Session:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source` without a second copy where the file system can."""
-
-    def write(temporary: Path) -> None:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            temporary.write_bytes(source.read_bytes())
-
-    replace_file(target, write)

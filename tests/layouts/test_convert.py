@@ -349,10 +349,10 @@ def test_a_disk_without_links_gets_copies(
 
 
 def test_what_fails_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(job_module.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(MachineError, match="No space left"):
         convert(Data(root=str(source)), tmp_path / "out", "coco", "copy")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
