@@ -104,6 +104,17 @@ def test_a_group_is_one_object_of_a_class(tmp_path: Path) -> None:
     assert np.array_equal(found[1][2], drawn((9, 9, 13, 13), (0, 0, 2, 3)))
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_no_mask(tmp_path: Path, channels: int) -> None:
+    """A mask written with an opaque alpha channel is what its grey or colours say."""
+    own = np.array([[0, 1, 0], [1, 1, 0]], dtype=np.uint8)
+    opaque = np.stack([own * 255] * (channels - 1) + [np.full_like(own, 255)], axis=-1)
+    write(tmp_path, [shape("a", [[4, 2], [6, 3]], "mask", mask=png(opaque))])
+    [(_, _, mask)] = masks(tmp_path)
+    assert np.array_equal(mask[2:4, 4:7], own)
+    assert mask.sum() == own.sum()
+
+
 def test_circles_are_cut_at_the_rim(tmp_path: Path) -> None:
     write(tmp_path, [shape("a", [[0, 15], [0, 5]], "circle")])
     [(_, _, mask)] = masks(tmp_path)
