@@ -12,7 +12,8 @@ from typing import Any
 from gdseg.errors import CheckpointError
 from gdseg.train.convert.defaults import MODEL
 from gdseg.train.convert.records import as_config
-from gdseg.train.convert.shapes import HEADS, SWINS, VITS, _known
+from gdseg.train.convert.shapes import HEADS, SWINS, VITS, timm_name
+from gdseg.train.convert.supported import BOX_INIT, DENOISING, NORMS, check_supported
 
 Options = dict[str, Any]
 _VIT_BACKBONES = {
@@ -20,8 +21,6 @@ _VIT_BACKBONES = {
     "DinoV2LargeBackbone": VITS[1024, 14, 1370],
     "DeiTBaseBackbone": VITS[768, 16, 577],
 }
-_BOX_INIT = {"no": "none", "mask2box": "mask_to_box", "bitmask": "exact"}
-_DENOISING = {"no": "none", "standard": "box", "seg": "mask"}
 _SCHEDULES = {"WarmupMultiStepLR": "step", "WarmupPolyLR": "poly", "WarmupCosineLR": "cosine"}
 _ONLY = {  # what gdseg's training does, in options of SOLVER
     "OPTIMIZER": ("ADAMW",),
@@ -53,8 +52,9 @@ def recipe_keys(options: Options) -> dict[str, Any]:
 
 def _recipe_keys(config: Options) -> Options:
     model = config["MODEL"]
-    _supported(model)
-    own = model["MaskDINO" if _is_maskdino(model) else "MASK_FORMER"]
+    section = "MaskDINO" if _is_maskdino(model) else "MASK_FORMER"
+    check_supported(model, section)
+    own = model[section]
     found = {"num_classes": model["SEM_SEG_HEAD"]["NUM_CLASSES"], "dataset": _dataset(config)}
     found |= {**_backbone(model), **_pixel_decoder(model, own), **_decoder(model, own), **_loss(model, own)}
     found |= _postprocess(config, own)
@@ -70,24 +70,6 @@ def _is_maskdino(model: Options) -> bool:
     return bool(model["SEM_SEG_HEAD"]["NAME"] == "MaskDINOHead")
 
 
-def _supported(model: Options) -> None:
-    head = model["SEM_SEG_HEAD"]
-    only = {
-        "SEM_SEG_HEAD.NAME": (head["NAME"], ("MaskFormerHead", "MaskDINOHead")),
-        "SEM_SEG_HEAD.NORM": (head["NORM"], ("GN",)),
-        "SEM_SEG_HEAD.COMMON_STRIDE": (head["COMMON_STRIDE"], (4,)),
-        "SEM_SEG_HEAD.PIXEL_DECODER_NAME": (
-            head["PIXEL_DECODER_NAME"],
-            ("MSDeformAttnPixelDecoder", "MaskDINOEncoder"),
-        ),
-    }
-    for name, (value, fit) in only.items():
-        if value not in fit:
-            raise CheckpointError(
-                f"official option {name} is {value!r}; gdseg has {' or '.join(map(str, fit))}"
-            )
-
-
 def _dataset(config: Options) -> str:
     names = config.get("DATASETS", {}).get("TEST") or config.get("DATASETS", {}).get("TRAIN") or [""]
     return str(names[0])
@@ -97,27 +79,21 @@ def _backbone(model: Options) -> Options:
     name = model["BACKBONE"]["NAME"]
     found: Options = {
         "backbone.norm": "live",
-        "backbone.freeze_stages": model["BACKBONE"].get("FREEZE_AT", 0),
-    }
-    found |= {
+        "backbone.freeze_stages": 0,
         "backbone.mean": model["PIXEL_MEAN"],
         "backbone.std": model["PIXEL_STD"],
         "backbone.pretrained": False,
     }
-    if name == "build_resnet_backbone":
-        return found | _resnet(model["RESNETS"])
+    if name == "build_resnet_backbone":  # the only one that FREEZE_AT freezes
+        return found | _resnet(model["RESNETS"], min(max(model["BACKBONE"].get("FREEZE_AT", 0), 0), 5))
     if name == "D2SwinTransformer":
         swin = {**MODEL["SWIN"], **model.get("SWIN", {})}  # a tiny one where nothing is said, as officially
-        if swin["APE"] or not swin["PATCH_NORM"] or swin["QK_SCALE"] or not swin["QKV_BIAS"]:
-            raise CheckpointError(
-                "a Swin with APE, QK_SCALE, or without PATCH_NORM or QKV_BIAS was never published"
-            )
         sizes = (swin["EMBED_DIM"], swin["DEPTHS"][2], swin["WINDOW_SIZE"])
         drop = {
             "backbone.drop_path": swin["DROP_PATH_RATE"],
             "backbone.checkpointing": swin.get("USE_CHECKPOINT", False),
         }
-        return found | {"backbone.name": _known(SWINS, sizes, "Swin"), **drop}
+        return found | {"backbone.name": timm_name(SWINS, sizes, "Swin"), **drop}
     if name in _VIT_BACKBONES:
         return found | {"backbone.name": _VIT_BACKBONES[name], "backbone.pyramid": "nearest"}
     raise CheckpointError(
@@ -125,22 +101,14 @@ def _backbone(model: Options) -> Options:
     )
 
 
-def _resnet(resnets: Options) -> Options:
-    dilated = resnets.get("RES5_DILATION", 1) != 1 or resnets.get("RES4_DILATION", 1) != 1
-    if dilated or any(resnets.get("DEFORM_ON_PER_STAGE", [])):
-        raise CheckpointError(
-            "a ResNet with dilated or deformable convolutions was never published with these heads"
-        )
-    norms = {"FrozenBN": "frozen", "BN": "live", "SyncBN": "live"}
-    if resnets["NORM"] not in norms:
-        raise CheckpointError(
-            f"official option RESNETS.NORM is {resnets['NORM']!r}; gdseg has {' or '.join(norms)}"
-        )
+def _resnet(resnets: Options, frozen: int) -> Options:
+    """frozen: how many stages of five; in them every norm is a frozen one."""
     groups, width = resnets.get("NUM_GROUPS", 1), resnets.get("WIDTH_PER_GROUP", 64)
     name = f"resnet{resnets['DEPTH']}" if groups == 1 else f"resnext{resnets['DEPTH']}_{groups}x{width}d"
     return {
         "backbone.name": name,
-        "backbone.norm": norms[resnets["NORM"]],
+        "backbone.norm": NORMS[resnets["NORM"]] if frozen < 5 else "frozen",
+        "backbone.freeze_stages": frozen,
         "backbone.stride_in_1x1": bool(resnets.get("STRIDE_IN_1X1")) and resnets["DEPTH"] > 34,
     }
 
@@ -169,21 +137,21 @@ def _pixel_decoder(model: Options, own: Options) -> Options:
 
 
 def _decoder(model: Options, own: Options) -> Options:
+    wide = own["HIDDEN_DIM"] == model["SEM_SEG_HEAD"]["CONVS_DIM"]
     found = {
         "decoder.kind": "maskdino" if _is_maskdino(model) else "mask2former",
+        "decoder.input_projection": bool(own.get("ENFORCE_INPUT_PROJ")) and wide,
         "decoder.channels": own["HIDDEN_DIM"],
         "decoder.queries": own["NUM_OBJECT_QUERIES"],
         "decoder.ffn": own["DIM_FEEDFORWARD"],
         "decoder.dropout": 0.0,  # both decoders ignore DROPOUT
     }
     if not _is_maskdino(model):
-        wide = own["HIDDEN_DIM"] == model["SEM_SEG_HEAD"]["CONVS_DIM"]
         return found | {
             "decoder.layers": own["DEC_LAYERS"]
             - 1,  # officially the prediction before the first is a layer too
             "decoder.heads": own["NHEADS"],
             "decoder.pre_norm": own["PRE_NORM"],
-            "decoder.input_projection": bool(own.get("ENFORCE_INPUT_PROJ")) and wide,
             "decoder.class_loss": "softmax",
             "decoder.box_init": "none",
             "decoder.denoising": "none",
@@ -194,8 +162,8 @@ def _decoder(model: Options, own: Options) -> Options:
         "decoder.two_stage": own["TWO_STAGE"],
         "decoder.initial_prediction": own["INITIAL_PRED"],
         "decoder.learned_content": own["LEARN_TGT"] and own["TWO_STAGE"],
-        "decoder.box_init": _BOX_INIT[own["INITIALIZE_BOX_TYPE"]],
-        "decoder.denoising": _DENOISING[own["DN"]],
+        "decoder.box_init": BOX_INIT[own["INITIALIZE_BOX_TYPE"]],
+        "decoder.denoising": DENOISING[own["DN"]],
         "decoder.denoising_queries": own["DN_NUM"],
         "decoder.denoising_overfull": "skip",
         "decoder.box_noise": own["DN_NOISE_SCALE"],

@@ -37,6 +37,7 @@ VITS = {  # width, patch, position embeddings
     (768, 16, 577): "deit_base_patch16_384",
     (768, 16, 197): "deit_base_patch16_224",
 }
+COUNTER = "num_batches_tracked"  # batch norms that learn have it
 POINTS, HEADS = 4, 8  # never anything else in the official decoders
 
 
@@ -86,24 +87,30 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
         width = shapes["backbone.patch_embed.proj.weight"][0]
         table = shapes["backbone.layers.0.blocks.0.attn.relative_position_bias_table"][0]
         window = (int(table**0.5) + 1) // 2
-        return {"backbone.name": _known(SWINS, (width, depths[2], window), "Swin"), "backbone.norm": "live"}
+        return {
+            "backbone.name": timm_name(SWINS, (width, depths[2], window), "Swin"),
+            "backbone.norm": "live",
+        }
     if "backbone.model.pos_embed" in shapes:
         width, _, patch, _ = shapes["backbone.model.patch_embed.proj.weight"]
-        name = _known(VITS, (width, patch, shapes["backbone.model.pos_embed"][1]), "ViT")
+        name = timm_name(VITS, (width, patch, shapes["backbone.model.pos_embed"][1]), "ViT")
         return {"backbone.name": name, "backbone.pyramid": "nearest", "backbone.norm": "live"}
     raise CheckpointError("its backbone is neither ResNet, Swin nor ViT", hint="gdseg converts these three")
 
 
 def _resnet(shapes: Shapes) -> dict[str, Any]:
     depths = tuple(_count(shapes, rf"backbone\.res{i}\.(\d+)\.") for i in range(2, 6))
-    name = str(_known(RESNETS, depths, "ResNet"))
+    name = str(timm_name(RESNETS, depths, "ResNet"))
     if "backbone.res2.0.conv3.weight" not in shapes:  # two convolutions a block
-        name = str(_known({"resnet50": "resnet34", "resnet18": "resnet18"}, name, "ResNet without conv3"))
-    live = "backbone.stem.conv1.norm.num_batches_tracked" in shapes
+        name = str(timm_name({"resnet50": "resnet34", "resnet18": "resnet18"}, name, "ResNet without conv3"))
+    live = any(
+        name.startswith("backbone.res") and name.endswith(COUNTER) for name in shapes
+    )  # frozen ones do not
     return {"backbone.name": name, "backbone.norm": "live" if live else "frozen"}
 
 
-def _known(table: Mapping[Any, str], facts: Any, family: str) -> str:
+def timm_name(table: Mapping[Any, str], facts: Any, family: str) -> str:
+    """The network of these sizes in `table`. Raises CheckpointError where there is none."""
     if facts not in table:
         raise CheckpointError(
             f"a {family} of sizes {facts} is not one of those published", hint=f"known: {sorted(table)}"

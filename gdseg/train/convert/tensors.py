@@ -17,6 +17,7 @@ from gdseg.recipe import Recipe
 from gdseg.train.convert.names import official_names, old_names
 from gdseg.train.convert.official_limits import inexpressible
 from gdseg.train.convert.report import Report
+from gdseg.train.convert.shapes import COUNTER
 
 StateDict = dict[str, Tensor]
 
@@ -28,7 +29,6 @@ _IGNORED = [  # tensors of official state dicts that are no part of a network
     (r"^backbone\.model\.mask_token$", "DINOv2's own pre-training"),
     (r"^model\.pixel_level_module\.encoder\.(swin\.)?layernorm\.", "the classifier's norm"),
 ]
-_COUNTER = "num_batches_tracked"
 
 
 def bare_model(recipe: Recipe, num_classes: int) -> SegmentationModel:
@@ -52,7 +52,7 @@ def from_official(tensors: Mapping[str, Tensor], recipe: Recipe, report: Report)
     for key, own in model.state_dict().items():
         found = [name for name in _spellings(key, recipe) if name in tensors]
         if not found:
-            if key.endswith(_COUNTER):  # frozen norms count nothing
+            if key.endswith(COUNTER):  # frozen norms count nothing
                 converted[key] = torch.zeros((), dtype=torch.int64)
                 report.missing[key] = "0"
             else:
@@ -97,9 +97,9 @@ def to_official(state: Mapping[str, Tensor], recipe: Recipe, num_classes: int) -
         raise CheckpointError(f"official code has no counterpart of {'; '.join(faults)}", hint=hint)
     official: StateDict = {}
     for key, tensor in state.items():
-        if key.endswith(_COUNTER) and recipe.backbone.norm == "frozen":
-            continue
         names = official_names(key, recipe)
+        if key.endswith(COUNTER) and _is_frozen(names, recipe):
+            continue
         if not names or not _known(names[0]):
             raise CheckpointError(f"official code has no counterpart of {key}")
         official |= dict.fromkeys(names, tensor)
@@ -141,6 +141,13 @@ def _left_over(tensors: Mapping[str, Tensor], report: Report) -> list[str]:
 def _known(name: str) -> bool:
     """Whether an official name is of a backbone or head that official code has."""
     return not name.startswith(("backbone.body.", "backbone.pyramid."))
+
+
+def _is_frozen(names: list[str], recipe: Recipe) -> bool:
+    """Whether a norm of the backbone is officially a frozen one, which counts no steps."""
+    stage = re.match(r"backbone\.(?:stem|res(\d))\.", names[0] if names else "")
+    frozen = stage is not None and int(stage[1] or 1) <= recipe.backbone.freeze_stages
+    return frozen or recipe.backbone.norm == "frozen"
 
 
 def _position_index(window: int) -> Tensor:
