@@ -28,12 +28,12 @@ class Case:
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
         self.folder = folder
-        self.manifest = json.loads((folder / "manifest.json").read_text())
+        self.manifest = _manifest(folder / "manifest.json")
         self.kind = _kind(self.manifest)
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / "tensors.npz") as stored:
+        with (self.folder / "tensors.npz").open("rb") as file, np.load(file) as stored:
             return dict(stored)
 
     def tensor(self, key: str) -> torch.Tensor:
@@ -43,6 +43,15 @@ class Case:
     def official(self) -> ModuleType:
         own = FOLDER / "recipe.py"
         return recipe_module(own if own.is_file() else _USUAL / "recipe.py")
+
+
+def _manifest(file: Path) -> dict:
+    """Empty where it cannot be read: the folder is then of no known kind, which is a failure of its own."""
+    try:
+        manifest = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _kind(manifest: dict) -> str:
@@ -64,7 +73,8 @@ def _kind(manifest: dict) -> str:
 
 @cache
 def all_cases() -> list[Case]:
-    return [Case(path.parent) for path in sorted(FOLDER.glob("*/manifest.json"))]
+    folders = {path.parent for name in ("manifest.json", "tensors.npz") for path in FOLDER.glob(f"*/{name}")}
+    return [Case(folder) for folder in sorted(folders)]
 
 
 def cases(kind: str) -> list:

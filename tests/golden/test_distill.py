@@ -99,8 +99,7 @@ class Run:
         rule.burn_in_steps, rule.ema_decay = setup["burn_in"], setup["ema_decay"]
         self.recipe.train.clip_norm, self.recipe.train.precision = 0.0, "fp32"
         self.recipe.train.schedule = "constant"
-        points = dict(zip(case.manifest["opts"][::2], case.manifest["opts"][1::2], strict=True))
-        self.recipe.loss.points = points["MODEL.MASK_FORMER.TRAIN_NUM_POINTS"]
+        self.recipe.loss.points = self._told("TRAIN_NUM_POINTS", self.recipe.loss.points)
         self.student = student.train()
         names = [str(i) for i in range(80)]
         self.teacher = Teacher(Network(guide.eval(), self.recipe, names, [*range(80)]), student, self.recipe)
@@ -117,6 +116,12 @@ class Run:
         self.turn += 1
         return self.draws
 
+    def _told(self, option: str, otherwise: int) -> int:
+        """An option of the decoder as the command line gave it: no tensor tells it."""
+        given = self.case.manifest["opts"]
+        told = dict(zip(given[::2], given[1::2], strict=True))
+        return told.get(f"MODEL.MASK_FORMER.{option}", otherwise)
+
     def _network(self, seed: int, options):
         entries = self.case.manifest["state_dict"]
         items = [(e["key"], e["shape"], e["alias_of"]) for e in entries]
@@ -128,8 +133,7 @@ class Run:
             for e in entries
         }
         recipe, state, report = convert_state_dict(tensors, options)
-        given = dict(zip(self.case.manifest["opts"][::2], self.case.manifest["opts"][1::2], strict=True))
-        recipe.decoder.heads = recipe.pixel_decoder.heads = given["MODEL.MASK_FORMER.NHEADS"]
+        recipe.decoder.heads = recipe.pixel_decoder.heads = self._told("NHEADS", recipe.decoder.heads)
         model = build_model(recipe, report.num_classes, load_weights=False)
         model.load_state_dict(state)
         return model, recipe, report.mapped
