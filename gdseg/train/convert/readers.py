@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,17 @@ def _read(path: Path) -> Any:
     if path.suffix == ".pkl" and not zipped:
         with path.open("rb") as file:
             return ArrayUnpickler(file).load()
+    if zipped:
+        _check_stored(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_stored(path: Path) -> None:
+    """Raises CheckpointError for an archive that grows when it is read; torch.save compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > path.stat().st_size:
+        raise CheckpointError(f"is compressed: {size} bytes in a file of {path.stat().st_size}")
 
 
 def _refused(name: str, path: Path | None = None) -> CheckpointError:
@@ -78,8 +89,10 @@ def _refused(name: str, path: Path | None = None) -> CheckpointError:
 
 
 def _broken(error: Exception, path: Path) -> CheckpointError:
+    words = str(error).rpartition("WeightsUnpickler error: ")[2]  # torch puts advice before it
+    first = words.splitlines()[0] if words else type(error).__name__
     return CheckpointError(
-        f"cannot be read as a file of weights ({type(error).__name__})", path, "is the download complete?"
+        f"cannot be read as a file of weights ({first[:200]})", path, "is the download complete?"
     )
 
 
@@ -141,6 +154,14 @@ def _safe_storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    """Stands for torch's `_rebuild_tensor_v2`, which makes a storage larger where a tensor asks for more."""
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.size()):
+        raise CheckpointError("holds a tensor larger than what is stored of it")
+    return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Reads arrays, tensors, containers, numbers and text; refuses every other import."""
 
@@ -150,7 +171,7 @@ class ArrayUnpickler(pickle.Unpickler):
         ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes no bytes
         ("numpy", "ndarray"): PickledArray,  # an argument of _reconstruct
         ("numpy", "dtype"): PickledType,
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch.storage", "_load_from_bytes"): _safe_storage,
         **{(f"numpy.{core}.multiarray", "_reconstruct"): PickledArray for core in ("core", "_core")},
         **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
