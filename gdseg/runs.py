@@ -43,17 +43,16 @@ def prepare_run(run: Path, *, overwrite: bool) -> None:
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
 
 
-def refuse_non_empty(out: Path, *, overwrite: bool) -> None:
+def refuse_non_empty(out: Path, *, overwrite: bool | None) -> None:
     """Raise UsageError if `out` is a file where a folder is needed, or a folder with something in it.
 
-    overwrite: whether --overwrite was given.
+    overwrite: whether --overwrite was given; None: the verb has none.
     """
     if out.is_file():
         raise UsageError("--out is a file, a folder is needed", out, "name another folder")
     if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise UsageError(
-            "the folder is not empty", out, "use --overwrite to replace it or name another --out"
-        )
+        choice = "" if overwrite is None else "use --overwrite to replace it or "
+        raise UsageError("the folder is not empty", out, f"{choice}name another --out")
 
 
 def last_run(verb: str | None = None) -> Path:

@@ -97,9 +97,7 @@ def command(
     with progress("image", quiet=quiet or as_json) as tell:
         work.run(tell)
     work.report(as_json=as_json, quiet=quiet)
-    if work.failed:
-        what = f"{len(work.failed)} of {counted(len(paths), 'image')} could not be used"
-        raise DataError(what, *work.failed[0])
+    work.raise_failed()
 
 
 def wanted_formats(given: list[str] | None, task: str) -> list[str]:
@@ -159,6 +157,12 @@ class Work:
     failed: list[tuple[Path, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     maps: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+
+    def raise_failed(self) -> None:
+        """Raise DataError if an image could not be used."""
+        if self.failed:
+            what = f"{len(self.failed)} of {counted(len(self.paths), 'image')} could not be used"
+            raise DataError(what, *self.failed[0])
 
     def run(self, tell: Any) -> None:
         """Predict all images, one at a time, and write everything."""

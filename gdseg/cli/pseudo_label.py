@@ -19,11 +19,14 @@ from gdseg.errors import DataError, UsageError
 from gdseg.words import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gdseg.predict import Predictor
     from gdseg.recipe import Distill
     from gdseg.structures import Predictions
     from gdseg.view.sheets import Sheet
 
+_OF_THRESHOLDS = ("class_threshold", "thresholds", "fallback")
 EXAMPLES = """Examples:
 
   gdseg pseudo-label photos/ --out labels.json           the last run's best network
@@ -71,22 +74,17 @@ def command(
     checkpoint, names = split_checkpoint([word for word in arguments if word not in overrides])
     if not names:
         raise UsageError("there is no image to label", hint="gdseg pseudo-label [CKPT] DIR")
-    from gdseg.predict import iter_images, load_model
+    from gdseg.predict import iter_images
     from gdseg.recipe_yaml import apply_overrides
-    from gdseg.runs import find_checkpoint
     from gdseg.view.sheets import Sheet
 
     paths = list(iter_images(names))
-    if checkpoint is None:
-        say_last(find_checkpoint(None), quiet=quiet)
-    predictor = load_model(checkpoint, device)
-    if predictor.network.recipe.task != "instance":
-        what = f"pseudo-label writes instances, this network is {predictor.network.recipe.task}"
-        raise UsageError(what, predictor.path, "gdseg predict writes its maps, which gdseg reads as labels")
+    predictor = _load(checkpoint, device, quiet=quiet)
     changes = recipe_changes({"conf": conf, "overrides": overrides}, conf="distill.class_threshold")
     rule = apply_overrides(predictor.network.recipe, changes).distill
-    _warn(predictor, rule)
-    work = Work(predictor, paths, rule, Sheet(sheet_title(rule)), sample)
+    thresholds = _thresholds(predictor, changes)
+    _warn(predictor, rule, thresholds)
+    work = Work(predictor, paths, rule, thresholds, Sheet(sheet_title(rule, thresholds)), sample)
     with progress("image", quiet=quiet or as_json) as tell:
         document = work.run(tell)
     if document["images"]:
@@ -97,16 +95,41 @@ def command(
         raise DataError(what, work.failed[0])
 
 
-def sheet_title(rule: Distill) -> str:
-    """What stands above the contact sheet."""
-    above = f"class score above {rule.class_threshold:g}"
+def _load(checkpoint: str | None, device: str, *, quiet: bool) -> Predictor:
+    """The network, the last one if none is named. Raises UsageError if it does not find instances."""
+    from gdseg.predict import load_model
+    from gdseg.runs import find_checkpoint
+
+    if checkpoint is None:
+        say_last(find_checkpoint(None), quiet=quiet)
+    predictor = load_model(checkpoint, device)
+    if predictor.network.recipe.task != "instance":
+        what = f"pseudo-label writes instances, this network is {predictor.network.recipe.task}"
+        raise UsageError(what, predictor.path, "gdseg predict writes its maps, which gdseg reads as labels")
+    return predictor
+
+
+def sheet_title(rule: Distill, thresholds: Tensor | None = None) -> str:
+    """What stands above the contact sheet; thresholds: of each class, where they differ."""
+    above = f"class score above {f'{rule.class_threshold:g}' if thresholds is None else 'its threshold'}"
     return f"Pseudo-labels. Filled: kept, {above}. Dotted outline: not kept, score below"
 
 
-def _warn(predictor: Predictor, rule: Distill) -> None:
+def _thresholds(predictor: Predictor, changes: list[str]) -> Tensor | None:
+    """Those of each class that the network's run has moved, unless others were asked for."""
+    from gdseg.train.label_images import moved_thresholds
+
+    folder, network = predictor.path.parent, predictor.network
+    asked = {change.split("=")[0] for change in changes} & {f"distill.{name}" for name in _OF_THRESHOLDS}
+    if asked or folder.name != "checkpoints":
+        return None
+    return moved_thresholds(folder.parent, network.recipe.distill, len(network.classes), network.step)
+
+
+def _warn(predictor: Predictor, rule: Distill, thresholds: Tensor | None) -> None:
     from gdseg.train.label_images import not_applied
 
-    if keys := not_applied(rule, predictor.network.recipe.inference):
+    if keys := not_applied(rule, predictor.network.recipe.inference, thresholds):
         text = f"warning: not applied here: {', '.join(keys)} (fixed thresholds, one look at the whole image)"
         err.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -118,6 +141,7 @@ class Work:
     predictor: Predictor
     paths: list[Path]
     rule: Distill
+    thresholds: Tensor | None
     sheet: Sheet
     sample: int
     failed: list[Path] = field(default_factory=list)
@@ -136,6 +160,7 @@ class Work:
             "checkpoint": str(self.predictor.path),
             "images": str(root),
             "rule": vars(self.rule),
+            **({} if self.thresholds is None else {"thresholds": self.thresholds.tolist()}),
         }
         return coco_document(self._each(tell), network.classes, network.category_ids, info, root)
 
@@ -155,7 +180,8 @@ class Work:
                 self.failed.append(path)
                 err.print(f"skipped {path}: {error.what}", highlight=False, markup=False, soft_wrap=True)
                 continue
-            kept, below = (replace(p, path=path) for p in label_image(self.predictor, image, self.rule))
+            found = label_image(self.predictor, image, self.rule, self.thresholds)
+            kept, below = (replace(p, path=path) for p in found)
             if number in shown:
                 caption = f"{path.name}: {len(kept)} kept, {len(below)} below"
                 self.sheet.add(displayable(image), kept, caption, dropped=below)

@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gdseg.coco_json import truth_predictions
 from gdseg.data.dataset import open_dataset, unlabelled_pool
 from gdseg.data.images import read_image
 from gdseg.data.label_maps import with_masks
 from gdseg.errors import DataError, GdsegError
 from gdseg.eval.run import Progress
-from gdseg.predict import load_model
+from gdseg.predict import Predictor, load_model
 from gdseg.report.cells import CLASS_ROWS, bar
 from gdseg.report.pseudo_review import THRESHOLDS, Fate, Reviewer
 from gdseg.report.run import Run
 from gdseg.structures import Predictions, Record
 from gdseg.train.counts import labels_per_image
-from gdseg.train.label_images import not_applied
+from gdseg.train.label_images import moved_thresholds, not_applied
 from gdseg.train.start import Start
 from gdseg.view.draw import Pixels, displayable
 from gdseg.view.gallery import Card, Tag, picture
@@ -78,7 +80,8 @@ def pseudo_labels(run: Run, images: Sequence[Sample], shown: int, device: str, p
         if (predictor.classes, predictor.network.recipe.task) != (run.data.dataset.classes, run.recipe.task):
             run.notes.append(f"The {name} knows other classes or another task, and labels nothing here.")
             continue
-        reviewer = reviewers[name] = Reviewer(predictor, run.recipe, run.data.dataset.things)
+        thresholds = _thresholds(run, name, predictor)
+        reviewer = reviewers[name] = Reviewer(predictor, run.recipe, run.data.dataset.things, thresholds)
         for place, image in enumerate(images):
             progress(number * len(images) + place + 1, len(makers) * len(images))
             try:
@@ -95,16 +98,27 @@ def pseudo_labels(run: Run, images: Sequence[Sample], shown: int, device: str, p
     return Section("Pseudo-labels", blocks)
 
 
+def _thresholds(run: Run, name: str, predictor: Predictor) -> Tensor | None:
+    """Those that training had moved when it saved the network; for the frozen teacher, by its last step."""
+    assert run.recipe is not None
+    rule = run.recipe.distill
+    step = rule.burn_in_steps if name == "pretrained teacher" else predictor.network.step
+    return moved_thresholds(run.path, rule, len(predictor.classes), step)
+
+
 def _blocks(run: Run, reviewers: dict[str, Reviewer], cards: list[Card], images: int) -> list[Block]:
     assert run.recipe is not None
     last = list(reviewers)[-1]
     judged = reviewers[last].by_rule.judged
     about = (
-        f"{_rule(run)} Looked at: {images} images outside the split, at test-time size, without augmentation"
+        f"{_rule(run)}{_moved(reviewers)} Looked at: {images} images outside the split, at test-time size,"
     )
+    about += " without augmentation"
     about += f"; the truth of {judged} of them is known." if judged else "; their truth is not known."
     blocks: list[Block] = [Text(about)]
-    if keys := not_applied(run.recipe.distill, reviewers[last].predictor.network.recipe.inference):
+    if keys := not_applied(
+        run.recipe.distill, reviewers[last].predictor.network.recipe.inference, reviewers[last].thresholds
+    ):
         what = "Not applied here, so that training's own pseudo-labels may differ"
         blocks.append(Text(f"{what}: {', '.join(keys)}.", "note"))
     if judged:
@@ -131,6 +145,17 @@ def _rule(run: Run) -> str:
     if task != "instance":
         parts.append(f"pixels get the best class above {rule.region_threshold:g}, others are ignored")
     return f"The rule: {'; '.join(parts)}."
+
+
+def _moved(reviewers: dict[str, Reviewer]) -> str:
+    """Which thresholds training had moved, and how far."""
+    spans = {
+        name: f"{float(each.thresholds.min()):.2f} to {float(each.thresholds.max()):.2f} for the {name}"
+        for name, each in reviewers.items()
+        if each.thresholds is not None
+    }
+    text = "As training moved it, each class has a threshold of its own"
+    return f" {text}: {', '.join(spans.values())}." if spans else ""
 
 
 def _judged_table(run: Run, reviewers: dict[str, Reviewer]) -> Table:

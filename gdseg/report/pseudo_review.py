@@ -1,9 +1,9 @@
 """A teacher's pseudo-labels of single images with their fate: kept, ignored or dropped, right or wrong.
 
-The rule is training's own (`pseudo.choose`, `pseudo_maps`) at fixed thresholds, at the image's test-time
-size (`label_images.not_applied` says what is left out); the threshold is also swept. Candidates carry the
-class score. Letters: D candidates, h w the network's grid at stride 4 inside the image, H W the image on
-disk. Called by gdseg/report/.
+The rule is training's own (`pseudo.choose`, `pseudo_maps`), with the thresholds that training moved, at the
+image's test-time size (`label_images.not_applied` says what is left out); one threshold for all classes is
+also swept. Candidates carry the class score. Letters: D candidates, h w the network's grid at stride 4 inside
+the image, H W the image on disk. Called by gdseg/report/.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Reviewer:
     predictor: Predictor
     recipe: Recipe  # of the run whose rule it is
     things: list[bool]
+    thresholds: Tensor | None = None  # float32 [C]: in place of the recipe's class threshold
     sweep: Sweep = field(init=False)
     by_rule: Sweep = field(init=False)
 
@@ -85,15 +86,16 @@ class Reviewer:
             return self._objects(outputs, canvas, truth)
         return self._maps(outputs, canvas, truth)
 
-    def _rules(self) -> Iterator[tuple[Sweep, int, Recipe]]:
-        """The recipe's own rule, then each of the swept ones."""
-        yield self.by_rule, 0, self.recipe
+    def _rules(self) -> Iterator[tuple[Sweep, int, Recipe, Tensor | None]]:
+        """The recipe's own rule with its thresholds, then each of the swept ones."""
+        own = None if self.thresholds is None else self.thresholds.to(self.predictor.device)
+        yield self.by_rule, 0, self.recipe, own
         for number, threshold in enumerate(THRESHOLDS):
             rule = replace(self.recipe.distill)
             rule.ignore_threshold = min(rule.ignore_threshold, threshold)
             for name in self.swept:
                 setattr(rule, name, threshold)
-            yield self.sweep, number, replace(self.recipe, distill=rule)
+            yield self.sweep, number, replace(self.recipe, distill=rule), None
 
     def _objects(self, outputs: Outputs, canvas: Canvas, truth: Record | None) -> Fate:
         logits, masks = outputs.final.logits[0], outputs.final.masks
@@ -101,6 +103,7 @@ class Reviewer:
         rule = self.recipe.distill
         scores, labels = class_scores(logits, self.softmax)
         lowest = min(_FLOOR, rule.class_threshold, rule.ignore_threshold or 1.0)
+        lowest = lowest if self.thresholds is None else min(lowest, float(self.thresholds.min()))
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] > lowest]
         rles = full_size_rles(masks[0, order], canvas, rule.pixel_threshold)
@@ -110,8 +113,8 @@ class Reviewer:
         quality = choose(logits, masks[0], everything, self.softmax).quality[order].cpu().numpy()
         image = None if truth is None else overlaps(found, with_masks(truth, "instance"))
         matched = np.full(len(found), SPARED)
-        for sweep, number, recipe in self._rules():
-            chosen = choose(logits, masks[0], recipe.distill, self.softmax)
+        for sweep, number, recipe, own_C in self._rules():
+            chosen = choose(logits, masks[0], recipe.distill, self.softmax, own_C)
             kept = _among(chosen.kept, place)
             sweep.count(number, found.labels.numpy()[kept])
             found_true = None if image is None else sweep.add_objects(number, image, quality, kept)
@@ -125,8 +128,8 @@ class Reviewer:
     def _maps(self, outputs: Outputs, canvas: Canvas, truth: Record | None) -> Fate:
         regions = None if truth is None else read_regions(truth, self.recipe.task)
         fate: Fate | None = None
-        for sweep, number, recipe in self._rules():
-            targets = pseudo_maps(outputs.final, recipe, self.things, self.softmax)[0].to("cpu")
+        for sweep, number, recipe, own_C in self._rules():
+            targets = pseudo_maps(outputs.final, recipe, self.things, self.softmax, own_C)[0].to("cpu")
             place_hw, labels = _grid(targets, canvas), targets.labels.numpy()
             sweep.count(number, labels)
             if sweep is self.by_rule:

@@ -1,6 +1,7 @@
-"""Pseudo-labels of single images at full size, by the rule of training (`pseudo.choose`) at fixed thresholds.
+"""Pseudo-labels of single images at full size, by the rule of training (`pseudo.choose`).
 
-The network looks once at the whole image: see `not_applied`.
+Thresholds are those that training had where it moved them (`moved_thresholds`), else the recipe's. The
+network looks once at the whole image: see `not_applied`.
 
 Training keeps masks at stride 4; labels that people look at and edit need the image's own size.
 Called by `gdseg pseudo-label` and the run report.
@@ -9,6 +10,7 @@ Called by `gdseg pseudo-label` and the run report.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,17 +23,36 @@ from gdseg.predict import Predictor
 from gdseg.recipe import Distill, Inference
 from gdseg.structures import Predictions
 from gdseg.train.pseudo import choose
+from gdseg.view.plots import is_number, read_lines
 
 
-def not_applied(rule: Distill, inference: Inference | None = None) -> list[str]:
+def moved_thresholds(run: Path, rule: Distill, num_classes: int, step: int) -> Tensor | None:
+    """float32 [C]: the class thresholds that a run had last written at `step` (to four digits).
+
+    rule: that of the run. None where it moves none, or where none were written till then.
+    """
+    if rule.thresholds == "fixed" and rule.fallback != "raise":
+        return None
+    found = None
+    for row in read_lines(run / "pseudo.jsonl"):
+        values = row.get("thresholds")
+        whole = isinstance(values, list) and len(values) == num_classes and all(map(is_number, values))
+        if whole and is_number(row["step"]) and row["step"] <= step:
+            found = values
+    return None if found is None else torch.tensor(found, dtype=torch.float32)
+
+
+def not_applied(
+    rule: Distill, inference: Inference | None = None, thresholds: Tensor | None = None
+) -> list[str]:
     """The keys, with their values, that are set and that labels of single images do not follow.
 
-    What training moves (thresholds, the raise of a warning) and a second look of the teacher are not
-    repeated here, nor are the tiles and views of `inference`, that of the network that labels.
+    A second look of the teacher is not repeated here, nor are the tiles and views of `inference`, that of the
+    network that labels; what moves thresholds is not, unless they are known (`moved_thresholds`).
     """
-    default = Distill()
-    names = [name for name in ("thresholds", "teacher_flip") if getattr(rule, name) != getattr(default, name)]
-    names += ["fallback"] if rule.fallback == "raise" else []
+    names = ["thresholds"] * (rule.thresholds != "fixed" and thresholds is None)
+    names += ["teacher_flip"] * rule.teacher_flip
+    names += ["fallback"] * (rule.fallback == "raise" and thresholds is None)
     keys = [f"distill.{name}={_text(getattr(rule, name))}" for name in names]
     if inference is not None:
         changed = [n for n in ("tile", "scales", "flip") if getattr(inference, n) != getattr(Inference(), n)]
@@ -43,9 +64,12 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def label_image(predictor: Predictor, image: Tensor, rule: Distill) -> tuple[Predictions, Predictions]:
+def label_image(
+    predictor: Predictor, image: Tensor, rule: Distill, thresholds: Tensor | None = None
+) -> tuple[Predictions, Predictions]:
     """The pseudo-labels of an image [C, H, W], and what the rule would take at a lower class score.
 
+    thresholds: float32 [C], in place of `rule.class_threshold`.
     The lower score is `rule.ignore_threshold`, or half of `rule.class_threshold` where that is 0.
     Scores are class score times mean mask probability.
     """
@@ -54,7 +78,8 @@ def label_image(predictor: Predictor, image: Tensor, rule: Distill) -> tuple[Pre
     lower = replace(rule, ignore_threshold=rule.ignore_threshold or rule.class_threshold / 2)
     logits, masks = outputs.final.logits[0], outputs.final.masks
     assert masks is not None
-    choice = choose(logits, masks[0], lower, predictor.network.recipe.softmax_classes)
+    own = None if thresholds is None else thresholds.to(logits.device)
+    choice = choose(logits, masks[0], lower, predictor.network.recipe.softmax_classes, own)
     kept, uncertain = (
         _full_size(
             masks[0, index], choice.labels[index], choice.quality[index], canvas, rule, predictor.classes

@@ -54,4 +54,4 @@ def test_from_training_to_pictures(gdseg: Gdseg, small_data: Path, tiny_settings
     ok(gdseg("visualize", small_data, "--out", "truth.png"))
     Image.new("RGB", (9, 9)).save("rgb.png")
     refused = gdseg("predict", "runs/S", "rgb.png", "--out", "R", "-q")
-    assert "1 of 1 images could not be used" in str(refused.exception)
+    assert "1 of 1 image could not be used" in str(refused.exception)

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import Result
 
@@ -12,10 +14,11 @@ from gdseg.data.coco import load_coco
 from gdseg.data.dataset import open_dataset
 from gdseg.data.images import read_image
 from gdseg.errors import DataError, UsageError
+from gdseg.models.checkpoint import load_network, save_network
 from gdseg.predict import load_model
 from gdseg.recipe import Data, Distill, Inference
 from gdseg.structures import Predictions
-from gdseg.train.label_images import label_image, not_applied
+from gdseg.train.label_images import label_image, moved_thresholds, not_applied
 from gdseg.train.pseudo import pseudo_targets
 from gdseg.view.draw import Pixels
 from gdseg.view.sheets import Sheet
@@ -126,6 +129,46 @@ def test_what_the_labels_do_not_follow_is_said(gdseg: Gdseg, small_run: Path, sm
     changed = gdseg("pseudo-label", small_data / "train", "distill.thresholds=prior", "--overwrite")
     assert changed.exit_code == 0, changed.exception
     assert "not applied here: distill.thresholds=prior" in changed.output
+
+
+def test_a_runs_own_thresholds_are_taken(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    """At 1 for cats and 0 for dogs only dogs are left; another threshold that is asked for wins."""
+    for file in (small_run / "checkpoints").iterdir():
+        network = load_network(file, torch.device("cpu"))
+        rule = replace(network.recipe.distill, thresholds="prior", class_threshold=0.0, min_area=0.0)
+        save_network(replace(network, recipe=replace(network.recipe, distill=rule), step=8), file)
+    words = ("pseudo-label", small_data / "train", "--overwrite", "--sample", 0)
+    plain = gdseg(*words)
+    assert "not applied here: distill.thresholds=prior" in plain.output
+    rows = [{"step": 4, "thresholds": [1.0, 0.0]}, {"step": 9, "thresholds": [0.0, 1.0]}]
+    (small_run / "pseudo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = gdseg(*words)
+    assert result.exit_code == 0, result.exception
+    assert "not applied" not in result.output
+    document = json.loads(Path("labels.json").read_text())
+    assert {a["category_id"] for a in document["annotations"]} == {9}
+    assert document["info"]["thresholds"] == [1.0, 0.0]
+    fixed = gdseg(*words, "--conf", 1)
+    assert "not applied here: distill.thresholds=prior" in fixed.output
+    assert json.loads(Path("labels.json").read_text())["annotations"] == []
+
+
+def test_thresholds_of_a_run_are_those_of_the_step(tmp_path: Path) -> None:
+    rows = [
+        {"step": s, "thresholds": v} for s, v in ((2, [0.2, 0.3]), (4, [0.4]), (6, ["a", 1]), (8, [0.8, 0.9]))
+    ]
+    (tmp_path / "pseudo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken")
+    prior = Distill(thresholds="prior")
+    found = {step: moved_thresholds(tmp_path, prior, 2, step) for step in (1, 7, 8)}
+    assert found[1] is None
+    assert [found[step].tolist() for step in (7, 8)] == [  # type: ignore[union-attr]
+        pytest.approx([0.2, 0.3]),
+        pytest.approx([0.8, 0.9]),
+    ]
+    assert moved_thresholds(tmp_path, Distill(), 2, 8) is None
+    assert moved_thresholds(tmp_path, Distill(fallback="raise"), 2, 8) is not None
+    assert moved_thresholds(tmp_path / "no", prior, 2, 8) is None
+    assert not_applied(Distill(thresholds="ema", fallback="raise"), None, torch.ones(2)) == []
 
 
 def test_tiles_views_and_what_training_moves_are_not_applied() -> None:

@@ -145,3 +145,20 @@ def test_unsure_pixels_are_ignored(runs_of: Runs) -> None:
     assert fate.ignored.mask(0).all()
     assert fate.ignored.labels.tolist() == [-1]
     assert torch.isnan(fate.ignored.scores).all()
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic"])
+def test_moved_thresholds_are_the_rules_own(task: str, runs_of: Runs) -> None:
+    """All classes but one at 1: only that one is kept; the sweep has one threshold for all as before."""
+    predictor, recipe, record = opened(runs_of, task)
+    recipe = with_rule(recipe, class_threshold=0.0, region_threshold=0.0, ignore_threshold=0.0, min_area=0.0)
+    things = [True] * len(predictor.classes)
+    plain = Reviewer(predictor, recipe, things)
+    found = plain.add(read_image(record.path), record, None).kept.labels.unique()
+    only = int(found[0])
+    thresholds = torch.ones(len(things))
+    thresholds[only] = 0.0
+    moved = Reviewer(predictor, recipe, things, thresholds)
+    kept = moved.add(read_image(record.path), record, None).kept.labels.unique().tolist()
+    assert kept == [only]
+    assert np.array_equal(moved.sweep.found, plain.sweep.found)

@@ -168,11 +168,18 @@ def test_what_of_the_rule_is_not_applied_is_said(page: Path, runs_of: Runs, tmp_
         assert f" {old}," in text
         text = text.replace(f" {old},", f" {new},", 1)
     recipe.write_text(text)
+    (run / "pseudo.jsonl").unlink(missing_ok=True)
     result = report(run, "-o", tmp_path / "r.html", "--images", 1, "-q")
     assert result.exit_code == 0, result.exception
     said = parsed(tmp_path / "r.html").text
     assert "may differ: distill.thresholds=ema." in said
     assert "objects with a class score times mean mask probability above" in said
+    values = [0.31, *[0.4] * (len(json.loads((run / "run.json").read_text())["classes"]) - 1)]
+    (run / "pseudo.jsonl").write_text(json.dumps({"step": 1, "thresholds": values}))
+    assert report(run, "-o", tmp_path / "r.html", "--overwrite", "--images", 1, "-q").exit_code == 0
+    said = parsed(tmp_path / "r.html").text
+    assert "Not applied here" not in said
+    assert re.search(r"a threshold of its own: .*0\.31 to 0\.40 for the EMA teacher", said)
 
 
 def test_changed_labels_and_a_lost_teacher_are_said(runs_of: Runs, tmp_path: Path) -> None:
