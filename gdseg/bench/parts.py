@@ -32,9 +32,9 @@ def bench(part: str, recipe: Recipe, device: torch.device, repeats: int = 5) -> 
     num_classes = len(dataset.classes)
     records = labelled_records(dataset.train, choose_split(dataset.train, recipe.data, recipe.seed))
     if part == "data":
-        load = partial(_first_batch, records, recipe, num_classes)
+        load = partial(first_batch, records, recipe, num_classes)
         return [("load and augment a batch", _median(load, repeats, device))]
-    batch = _first_batch(records, recipe, num_classes).to(device)
+    batch = first_batch(records, recipe, num_classes).to(device)
     recipe = settle(recipe, object_counts(records, recipe.task))
     model = build_model(recipe, num_classes, load_weights=False).to(device)
     learner = Learner(model, recipe, num_classes, 1000, device, dataset.things)
@@ -58,7 +58,8 @@ def _backbone(model: torch.nn.Module, batch: Batch) -> None:
     cast(torch.nn.Module, model.backbone)(batch.images.float())
 
 
-def _first_batch(records: Sequence[Record], recipe: Recipe, num_classes: int) -> Batch:
+def first_batch(records: Sequence[Record], recipe: Recipe, num_classes: int) -> Batch:
+    """The first batch of a training run on the records."""
     batches = train_batches(
         records,
         recipe,

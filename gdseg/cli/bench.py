@@ -24,12 +24,16 @@ EXAMPLES = """Examples:
   gdseg bench train -r coco_instance_maskdino_r50 --data shapes --device cuda
 
   gdseg bench predict -r coco_instance_maskdino_r50 inference.tile=1000   a 4000 x 3000 image, 300 objects
+
+  gdseg bench objects -r custom augment.canvas=[512,512]   one image with 1000 objects, trained on and judged
 """
 
 
 def command(
     context: typer.Context,
-    part: Annotated[str, typer.Argument(help="op, model, train, data, predict, or all but predict.")] = "all",
+    part: Annotated[
+        str, typer.Argument(help="op, model, train, data, predict, objects, or all but the last two.")
+    ] = "all",
     overrides: o.OverridesArg = None,
     recipe: o.RecipeOpt = None,
     data: o.DataOpt = None,
@@ -38,20 +42,20 @@ def command(
     as_json: o.JsonOpt = False,
     debug: o.DebugOpt = False,
 ) -> None:
-    """Time the operator, the model, a training step, the loader and a large image on this machine."""
+    """Time the operator, the model, a training step, the loader, a large or a full image on this machine."""
     resolved = load_recipe(recipe or DEFAULT_RECIPE, recipe_changes(context.params))
 
     from gdseg.bench.parts import PARTS, bench
     from gdseg.device import resolve_device
     from gdseg.models.deform_attn_kernel import announce
 
-    if part not in ("op", *PARTS, "predict", "all"):
-        choices = ", ".join(("op", *PARTS, "predict", "all"))
+    if part not in ("op", *PARTS, "predict", "objects", "all"):
+        choices = ", ".join(("op", *PARTS, "predict", "objects", "all"))
         raise UsageError(f"there is nothing called '{part}' to time", hint=f"one of {choices}")
     chosen = resolve_device(device)
     announce(logging.INFO)
-    if part == "predict":
-        _large_image(resolved, chosen, as_json=as_json)
+    if part in ("predict", "objects"):
+        _one_image(part, resolved, chosen, as_json=as_json)
         return
     wanted = [p for p in PARTS if part in (p, "all")]
     operator = _operator(chosen, repeats, short=part == "all") if part in ("op", "all") else []
@@ -73,14 +77,18 @@ def command(
         print_table(f"gdseg bench on {chosen}", ["part", "what", "median", "ratio to the first"], table)
 
 
-def _large_image(recipe: Recipe, device: "torch.device", *, as_json: bool) -> None:
+def _one_image(part: str, recipe: Recipe, device: "torch.device", *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from gdseg.bench.large_image import HEIGHT, WIDTH, bench_predict
+    from gdseg.bench.many_objects import COLUMNS, ROWS, bench_objects
 
-    rows = bench_predict(recipe, device)
+    if part == "predict":
+        rows, what = bench_predict(recipe, device), f"{WIDTH} x {HEIGHT} pixels with 300 objects"
+    else:
+        rows, what = bench_objects(recipe, device), f"{ROWS * COLUMNS} objects"
     if as_json:
-        print_json({"predict": [asdict(row) for row in rows]})
+        print_json({part: [asdict(row) for row in rows]})
         return
     table = [
         [
@@ -93,8 +101,8 @@ def _large_image(recipe: Recipe, device: "torch.device", *, as_json: bool) -> No
         ]
         for row in rows
     ]
-    columns = ["how", "seconds", "CPU seconds", "peak MB", "of which for the image", "found"]
-    print_table(f"an image of {WIDTH} x {HEIGHT} pixels with 300 objects on {device}", columns, table)
+    columns = ["how", "seconds", "CPU seconds", "peak MB", "of which for the image", "objects"]
+    print_table(f"an image of {what} on {device}", columns, table)
 
 
 def _operator(device: "torch.device", repeats: int, short: bool) -> "list[Row]":

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,8 @@ def make_shapes(folder: Path, options: ShapesOptions) -> None:
     Raises UsageError for sizes below 48 pixels or no image, DataError if a part is there already.
     """
     for part, count in check_options(folder, options, "{}"):
-        (folder / part).mkdir(parents=True)
-        _write_part(folder, part, count, options)
+        rngs = (rng_for(options.seed, "shapes", part, number) for number in range(1, count + 1))
+        write_part(folder, part, (draw_image(rng, options.size) for rng in rngs), asdict(options))
 
 
 def check_options(folder: Path, options: ShapesOptions, images: str) -> list[tuple[str, int]]:
@@ -119,18 +119,21 @@ def check_options(folder: Path, options: ShapesOptions, images: str) -> list[tup
     return [("train", options.train), ("val", options.val)]
 
 
-def _write_part(folder: Path, part: str, count: int, options: ShapesOptions) -> None:
+def write_part(
+    folder: Path, part: str, drawn: Iterable[tuple[NDArray[np.uint8], list[Object]]], info: dict[str, Any]
+) -> None:
+    """Write images and their objects as `part` of a data set in COCO format; info goes into the json."""
+    (folder / part).mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number in range(1, count + 1):
-        pixels, objects = draw_image(rng_for(options.seed, "shapes", part, number), options.size)
+    for number, (pixels, objects) in enumerate(drawn, 1):
         name = f"{number:06d}.png"
         Image.fromarray(pixels).save(folder / part / name, compress_level=1)
         images.append({"id": number, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
         for thing in objects:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **_annotation(thing)})
     content = {
-        "info": {"description": f"gdseg shapes, version {VERSION}", **asdict(options)},
+        "info": {"description": f"gdseg shapes, version {VERSION}", **info},
         "licenses": [{"id": 1, "name": "CC0-1.0"}],
         "images": images,
         "annotations": annotations,
