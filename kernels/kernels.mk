@@ -36,7 +36,9 @@ OPS_INCLUDE = -isystem $(TORCH)/include -isystem $(TORCH)/include/torch/csrc/api
 OPS_GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
               -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
 OPS_SAN     = $(if $(SANITIZE),-g1 -O0 -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-OPS_CUDART  = $(if $(OPS_CU),-L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -ldl -lrt -lpthread)
+# lib64 in NVIDIA's own layout, lib in pip's
+OPS_CUDALIB = -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib
+OPS_CUDART  = $(if $(OPS_CU),$(OPS_CUDALIB) -lcudart_static -ldl -lrt -lpthread)
 
 .PHONY: kernels kernels-if-possible
 kernels: $(OPS_LIB) ## compile the deformable-attention operators (CUDA=0|1, ARCH="80 90"; see kernels/kernels.mk)
@@ -69,7 +71,7 @@ $(OPS_BUILD)/%.cuda.o: kernels/%.cu $(OPS_HEADERS) $(OPS_CHOICE)
 
 $(OPS_BASELINE): kernels/baseline/one_thread_a_channel.cu $(OPS_CHOICE)
 	$(OPS_NEEDS_NVCC)
-	$(NVCC) -O3 -std=c++17 -Xcompiler -fPIC $(OPS_GENCODE) -shared $< -o $@
+	$(NVCC) -O3 -std=c++17 -Xcompiler -fPIC $(OPS_GENCODE) $(OPS_CUDALIB) -shared $< -o $@
 
 $(OPS_CHOICE): $(STAMP) FORCE
 	@mkdir -p $(@D)
