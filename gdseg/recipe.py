@@ -134,6 +134,7 @@ class Decoder:
     pre_norm: bool = key(False, "mask2former: normalise before each block instead of after")
     two_stage: bool = key(True, "maskdino: queries are selected from the encoder's tokens")
     proposal_size: str = key("order", "maskdino: a token's proposal is 0.05 * 2^i wide: i by the level's order in the sequence, as officially (with fine_first the coarsest level gets the smallest), or by its stride", choices=["order", "stride"])
+    token_score: str = key("objects", "maskdino with two_stage and softmax classes: tokens are selected by their best class (objects), or by the best of all outputs, no-object among them, as officially (all)", choices=["objects", "all"])
     initial_prediction: bool = key(True, "maskdino: predict from the queries before the first layer")
     learned_content: bool = key(False, "maskdino: with two_stage, learned query content instead of the selected tokens")
     box_init: str = key("mask_to_box", "maskdino: anchors from the predicted masks: none, mask_to_box (official 'mask2box'), exact ('bitmask')", choices=["none", "mask_to_box", "exact"])

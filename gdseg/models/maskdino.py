@@ -154,7 +154,7 @@ class MaskDINODecoder(nn.Module):
             by_stride = self.options.proposal_size == "stride"
             anchors_S4, valid = token_anchors(memory.shapes, memory.tokens, by_stride)
             tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~valid, 0.0)))
-            best = best_tokens(self.class_embed(tokens), settled(self.options.queries))
+            best = best_tokens(self._scores(tokens), settled(self.options.queries))
             content = take(tokens, best)
             anchors = self.bbox_embed(content) + anchors_S4[best]
         encoder = self._predict("interm", content, anchors.sigmoid(), memory)
@@ -164,6 +164,12 @@ class MaskDINODecoder(nn.Module):
         if self.options.learned_content:
             content = self.query_feat.weight[: content.shape[1]].expand(len(content), -1, -1)
         return encoder, Queries(content, anchors)
+
+    def _scores(self, tokens: Tensor) -> Tensor:
+        """The logits [B, S, K] that select tokens: one that is surely no object makes a poor query."""
+        logits: Tensor = self.class_embed(tokens)
+        objects = self.options.token_score == "objects"
+        return logits[..., : self.label_enc.num_embeddings] if objects else logits
 
     def _decode(self, queries: Queries, memory: Memory, noised: NoisedQueries | None) -> list[LayerOutput]:
         """Every prediction, denoising queries first; anchors refined with look-forward-twice gradients."""

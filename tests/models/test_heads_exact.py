@@ -164,6 +164,19 @@ def test_mask_dino_options_that_no_record_has(name, train):
     compare(outputs.denoising.layers if outputs.denoising else [], parts if at else [])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("score", "same"), [("objects", True), ("all", False)])
+def test_no_object_selects_tokens_only_as_officially(score, same):
+    """The last row of the classifier is no-object's: other weights there must not change which tokens are chosen."""
+    pair = Pair("MaskDINO", "semantic_ce")
+    decoder = pair.model.eval().decoder
+    decoder.options.token_score = score
+    before = decoder(pair.model.pixel_decoder(maps())).encoder.boxes_cxcywh
+    decoder.class_embed.weight[-1] = 9 * torch.randn(256)
+    after = decoder(pair.model.pixel_decoder(maps())).encoder.boxes_cxcywh
+    assert torch.equal(before, after) == same
+
+
 def compare(ours, official) -> None:
     """Every layer's logits, masks and boxes."""
     assert len(ours) == len(official)

@@ -86,5 +86,7 @@ def _maskdino(recipe: Recipe) -> Iterator[str]:
     by_order = decoder.proposal_size == "order" or pixel.level_order == "coarse_first"
     if decoder.two_stage and not by_order:
         yield f"decoder.proposal_size: {decoder.proposal_size} (with fine_first always order)"
+    if decoder.two_stage and decoder.class_loss == "softmax" and decoder.token_score != "all":
+        yield f"decoder.token_score: {decoder.token_score} (always all)"
     if decoder.class_loss == "softmax" and recipe.task == "panoptic":
         yield "decoder.class_loss: softmax (focal for panoptic)"

@@ -156,6 +156,9 @@ def _decoder(model: Options, own: Options) -> Options:
             "decoder.box_init": "none",
             "decoder.denoising": "none",
         }
+    class_loss = _class_loss(own)
+    if class_loss == "softmax" and own["TWO_STAGE"]:
+        found["decoder.token_score"] = "all"
     return found | {
         "decoder.layers": own["DEC_LAYERS"],
         "decoder.heads": HEADS,  # NHEADS is not passed on
@@ -169,7 +172,7 @@ def _decoder(model: Options, own: Options) -> Options:
         "decoder.box_noise": own["DN_NOISE_SCALE"],
         "decoder.label_flip": own["DN_NOISE_SCALE"] * 0.5,
         "decoder.proposal_size": "order",
-        "decoder.class_loss": _class_loss(own),
+        "decoder.class_loss": class_loss,
     }
 
 
