@@ -145,10 +145,13 @@ def _compose(text: str, source: str) -> yaml.Node | None:
 
 
 def _checked(recipe: Recipe, faults: list[str], source: str) -> Recipe:
-    faults = faults or [f"{source}: {fault}" for fault in broken_rules(recipe)]
+    hint = "'gdseg recipe show custom' lists every key, with its values"
+    if not faults:
+        faults = [f"{source}: {fault}" for fault in broken_rules(recipe)]
+        hint = "change one of the keys that it names; 'gdseg recipe show custom' explains them"
     if faults:
         what = faults[0] if len(faults) == 1 else f"{len(faults)} faults\n  " + "\n  ".join(faults)
-        raise RecipeError(what, hint="'gdseg recipe show custom' explains every key")
+        raise RecipeError(what, hint=hint)
     return recipe
 
 
@@ -177,15 +180,21 @@ def _fill(target: Any, node: yaml.Node, prefix: str) -> Iterator[tuple[int, str]
 
 
 def _apply(recipe: Recipe, overrides: list[str]) -> list[str]:
-    """Set `key.path=value` items; returns the faults. Words are taken as they stand, not as YAML."""
+    """Set `key.path=value` items; returns the faults. Words are taken as they stand, not as YAML.
+
+    Raises RecipeError for an item without "=", which is more likely meant as something else.
+    """
     faults = []
     known = dict(key_paths())
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals:
-            meant = f"; did you mean --data {item}?" if Path(item).exists() else ""
-            faults.append(f"'{item}' is not an override; overrides look like train.lr=5e-5{meant}")
-        elif path not in known:
+            hint = f"did you mean --data {item}?" if Path(item).exists() else "a recipe is named with -r"
+            if path in known:
+                hint = f"give it a value, as {path}=.."
+            what = f"'{item}' is not an override, which looks like train.lr=5e-5"
+            raise RecipeError(what, hint=hint)
+        if path not in known:
             faults.append(f"{item}: {_unknown(path)}")
         else:
             target, name, kind = _home(recipe, path)

@@ -172,7 +172,8 @@ def _numbers(flag: str, text: str, kind: Callable[[str], _T]) -> list[_T]:
     except ValueError:
         numbers = []
     if not numbers or len(set(numbers)) < len(numbers):
-        raise UsageError(f"'{text}' are no different numbers", flag, "as 0,1,2")
+        example = "whole numbers, as 0,1,2" if kind is int else "shares of the images, as 0.02,0.1,0.5"
+        raise UsageError(f"'{text}' is no list of different numbers", flag, f"{example}, each once")
     return numbers
 
 

@@ -85,19 +85,27 @@ def command(
     checkpoint, names = split_checkpoint(arguments)
     if not names:
         raise UsageError("there is no image to look at", hint="gdseg predict [CKPT] IMAGES...")
-    from gdseg.predict import iter_images, load_model
-    from gdseg.runs import find_checkpoint, refuse_non_empty
+    from gdseg.predict import iter_images
+    from gdseg.runs import refuse_non_empty
 
     paths = list(iter_images(names))
     refuse_non_empty(folder, overwrite=overwrite)
-    if checkpoint is None:
-        say_last(find_checkpoint(None), quiet=quiet)
-    predictor = load_model(checkpoint, device, inference_changes(context.params))
+    predictor = load(checkpoint, device, inference_changes(context.params), quiet=quiet)
     work = Work(predictor, paths, folder, wanted_formats(formats, predictor.network.recipe.task), conf)
     with progress("image", quiet=quiet or as_json) as tell:
         work.run(tell)
     work.report(as_json=as_json, quiet=quiet)
     work.raise_failed()
+
+
+def load(checkpoint: str | None, device: str, overrides: list[str], *, quiet: bool) -> Predictor:
+    """The network to ask; where none is named that of the last run, which is said."""
+    from gdseg.predict import load_model
+    from gdseg.runs import find_checkpoint
+
+    if checkpoint is None:
+        say_last(find_checkpoint(None), quiet=quiet)
+    return load_model(checkpoint, device, overrides)
 
 
 def wanted_formats(given: list[str] | None, task: str) -> list[str]:

@@ -12,9 +12,9 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json, print_table
-from gdseg.cli.predict import split_checkpoint
+from gdseg.cli.predict import load, split_checkpoint
 from gdseg.cli.progress import progress
-from gdseg.cli.run_options import recipe_changes, say_last
+from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import DataError, UsageError
 from gdseg.words import counted
 
@@ -79,7 +79,7 @@ def command(
     from gdseg.view.sheets import Sheet
 
     paths = list(iter_images(names))
-    predictor = _load(checkpoint, device, quiet=quiet)
+    predictor = _load_instances(checkpoint, device, quiet=quiet)
     changes = recipe_changes({"conf": conf, "overrides": overrides}, conf="distill.class_threshold")
     rule = apply_overrides(predictor.network.recipe, changes).distill
     thresholds = _thresholds(predictor, changes)
@@ -95,14 +95,9 @@ def command(
         raise DataError(what, work.failed[0])
 
 
-def _load(checkpoint: str | None, device: str, *, quiet: bool) -> Predictor:
+def _load_instances(checkpoint: str | None, device: str, *, quiet: bool) -> Predictor:
     """The network, the last one if none is named. Raises UsageError if it does not find instances."""
-    from gdseg.predict import load_model
-    from gdseg.runs import find_checkpoint
-
-    if checkpoint is None:
-        say_last(find_checkpoint(None), quiet=quiet)
-    predictor = load_model(checkpoint, device)
+    predictor = load(checkpoint, device, [], quiet=quiet)
     if predictor.network.recipe.task != "instance":
         what = f"pseudo-label writes instances, this network is {predictor.network.recipe.task}"
         raise UsageError(what, predictor.path, "gdseg predict writes its maps, which gdseg reads as labels")

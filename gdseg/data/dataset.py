@@ -82,6 +82,9 @@ def open_dataset(
     the two parts declare different categories.
     """
     root = _builtin(task) if data.root == "shapes" else Path(data.root).expanduser()
+    if root.is_file():
+        hint = "name its folder, and the file by a key of it, as data.train=FILE or data.val=FILE"
+        raise DataError("a data set is a folder, this is a file", root, hint)
     if not root.is_dir():
         raise DataError(
             "no such data set", root, "set --data (data.root) to its folder, or use --data shapes"

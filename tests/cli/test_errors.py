@@ -188,6 +188,27 @@ def test_a_file_that_is_no_network_is_told_in_our_words(gdseg, tmp_path, content
         assert "weights_only" not in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "hint"),
+    [
+        (["pretrain", "foo"], 2, "try: a recipe is named with -r"),
+        (["pretrain", "my"], 2, "try: did you mean --data my?"),
+        (["pretrain", "data.ratio"], 2, "try: give it a value, as data.ratio=.."),
+        (["pretrain", "train.steps=many"], 2, "lists every key, with its values"),
+        (["recipe", "check", "custom", "postprocess.boxes=head", "decoder.kind=mask2former"], 2, "change one of the keys"),
+        (["budget", "--seeds", "a"], 2, "whole numbers, as 0,1,2, each once"),
+        (["budget", "--ratios", "0.1,0.1"], 2, "as 0.02,0.1,0.5, each once"),
+        (["data", "inspect", "my/notcoco.json"], 3, "name its folder, and the file by a key"),
+        (["eval", "--pred", "my/notcoco.json", "--data", "my/notcoco.json"], 3, "expected a json object with the lists"),
+    ],
+)  # fmt: skip
+def test_the_hint_fits_the_fault(gdseg, tmp_path, arguments, code, hint):
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "notcoco.json").write_text('{"a": 1}')
+    found, said = gdseg(*arguments)
+    assert (found, hint in said) == (code, True)
+
+
 def test_the_whole_chain_and_what_does_not_fit_it(gdseg, data, tmp_path):
     """pretrain, distill, eval, predict with no word repeated; then a checkpoint on the wrong data."""
     assert gdseg("pretrain", "--data", data, "--ratio", "0.5", "-q", *FAST)[0] == 0
