@@ -60,7 +60,7 @@ class Data:
 class Augment:
     """Geometry shared by both views, then colour for the strong one."""
 
-    mode: str = key("lsj", "geometry: lsj (fit into the canvas times a random factor), rescale (the image's own size times a random factor, crop of the canvas' size), shortest_edge (random shortest edge, crop), fixed (resize to canvas)", choices=["lsj", "rescale", "shortest_edge", "fixed"])
+    mode: str = key("lsj", "geometry: lsj (fit into the canvas times a random factor), rescale (the image's own size times a random factor, crop of the canvas' size; predict with inference.tile), shortest_edge (random shortest edge, crop), fixed (resize to canvas)", choices=["lsj", "rescale", "shortest_edge", "fixed"])
     canvas: list[int] = key([1024, 1024], "height, width of the canvas (lsj, rescale, fixed)", length=2, low=1)
     scale: list[float] = key([0.1, 2.0], "lsj, rescale: range of the scale factor", length=2, above=0.0)
     shortest: list[int] = key([480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800], "shortest_edge: lengths to choose from, pixels", low=1)

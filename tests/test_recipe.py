@@ -88,7 +88,8 @@ def test_overrides_win_and_do_not_touch_the_original():
 
 
 def test_a_wrong_override_says_what_overrides_look_like():
-    assert "overrides look like train.lr=5e-5" in faults("", ["lr"])
+    with pytest.raises(RecipeError, match=r"is not an override, which looks like train.lr=5e-5"):
+        load_recipe("custom", ["lr"])
 
 
 def test_an_unknown_recipe_names_the_nearest():

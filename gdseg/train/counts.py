@@ -76,7 +76,8 @@ def settle(recipe: Recipe, counts: Sequence[int] = (), like: Recipe | None = Non
         numbers = ", ".join(f"{section}.{name} {value}" for (section, name), value in chosen.items())
         _LOG.info("auto: %s (%s)", numbers, source)
     recipe = _with(recipe, chosen)
-    _warn(recipe, max(counts, default=0))
+    if not recipe.inference.tile:  # else it never looks at a whole image
+        _warn(recipe, max(counts, default=0))
     return recipe
 
 

@@ -78,6 +78,9 @@ def test_too_few_are_warned_of(caplog):
     caplog.clear()
     settle(recipe, [40])
     assert caplog.messages == []
+    caplog.clear()
+    settle(load_recipe("shapes_maskdino", ["decoder.queries=40", "inference.tile=64"]), [41])
+    assert not caplog.messages  # a tile holds a part of them
 
 
 def test_the_word_is_strict_and_survives_writing():
