@@ -133,7 +133,6 @@ class Run:
             for e in entries
         }
         recipe, state, report = convert_state_dict(tensors, options)
-        recipe.decoder.heads = recipe.pixel_decoder.heads = self._told("NHEADS", recipe.decoder.heads)
         model = build_model(recipe, report.num_classes, load_weights=False)
         model.load_state_dict(state)
         return model, recipe, report.mapped

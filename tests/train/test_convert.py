@@ -66,6 +66,15 @@ def test_there_and_back(official):
     assert len(report.merged) == (0 if recipe.decoder.kind == "mask2former" else 6 * 2 * 3 + 2)
 
 
+def test_heads_that_only_the_encoder_shows_are_the_decoders_too():
+    """Officially one option sets both in Mask2Former; published networks have 8, of which nothing is assumed."""
+    recipe = small("mask2former")
+    recipe.pixel_decoder.heads = recipe.decoder.heads = 4
+    official = to_official(bare_model(recipe, 5).state_dict(), recipe, 5)
+    found = convert_state_dict(official)[0]
+    assert (found.pixel_decoder.heads, found.decoder.heads) == (4, 4)
+
+
 def test_old_spellings_and_wrappers(official):
     _, ours, theirs = official
     renamed = (

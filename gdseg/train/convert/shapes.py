@@ -50,6 +50,8 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
     with _complete("looks like Mask2Former or Mask DINO"):
         found |= _pixel_decoder(shapes)
         found |= _maskdino(shapes) if PREDICTOR + "label_enc.weight" in shapes else _mask2former(shapes)
+    if found["decoder.kind"] == "mask2former" and "pixel_decoder.heads" in found:
+        found["decoder.heads"] = found["pixel_decoder.heads"]  # one option, and only the encoder's shows
     wide = found["pixel_decoder.channels"] == found["decoder.channels"]
     found["decoder.input_projection"] = wide and PREDICTOR + "input_proj.0.weight" in shapes
     return found
