@@ -208,7 +208,7 @@ def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
     if alone > SECONDS_RUN_TWICE:
         return alone
     # The path before filled the caches with what it needed. While it ran, a virtual machine may have given
-    # back to its host the memory that our call had freed: each huge page then costs 5 ms, not 0.2.
+    # back to its host the memory that our call had freed: each huge page then costs 2 to 4.5 ms, not 0.2.
     return _cpu_seconds(call, max(1, round(SECONDS_A_TIMING / alone)))
 
 

@@ -11,6 +11,7 @@ from gdseg.train import counts, start
 from gdseg.train.distill import distill
 from gdseg.train.plan import describe
 from gdseg.train.pretrain import pretrain
+from gdseg.words import counted
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ def test_a_teacher_and_a_student_of_a_few_images(tiny_recipe, tmp_path, capfd, l
     scores = pretrain(recipe, tmp_path / "teacher", CPU)
     assert 0 <= scores["teacher"]["mask_ap"] <= 1
     said = capfd.readouterr().err
-    assert f"{labelled} labelled images" in said
+    assert counted(labelled, "labelled image") in said
     assert ("advice:" in said) is not followed
     distill(recipe, tmp_path / "run", find_checkpoint(tmp_path / "teacher", "teacher"), CPU)
     said = " ".join(capfd.readouterr().err.split())

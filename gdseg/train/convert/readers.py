@@ -157,7 +157,8 @@ def _safe_storage(data: bytes) -> Any:
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     """Stands for torch's `_rebuild_tensor_v2`, which makes a storage larger where a tensor asks for more."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.size()):
+    stored = storage.untyped().nbytes() // storage.dtype.itemsize
+    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= stored):
         raise CheckpointError("holds a tensor larger than what is stored of it")
     return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
 
