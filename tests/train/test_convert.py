@@ -3,6 +3,7 @@
 No reference data needed.
 """
 
+import json
 import re
 
 import pytest
@@ -311,3 +312,16 @@ def test_hugging_face_names():
     _, state, report = convert_state_dict(as_official(foreign | later))  # as transformers 5 writes them
     assert later.keys() <= report.ignored.keys()
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("file", "dataset"),
+    [
+        ("instances_val2017.json", "coco_2017_val"),
+        ("panoptic_val2017.json", "coco_2017_val_panoptic_with_sem_seg"),
+    ],
+)
+def test_classes_of_coco_are_those_of_its_files(shared_dir, file, dataset):
+    given = json.loads((shared_dir / "data" / "coco" / "annotations" / file).read_text())["categories"]
+    theirs = [(c["id"], c["name"], bool(c.get("isthing", 1))) for c in given]
+    assert [(c.id, c.name, c.is_thing) for c in classes_of(dataset, len(theirs))] == theirs
