@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -157,10 +158,13 @@ def _safe_storage(data: bytes) -> Any:
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     """Stands for torch's `_rebuild_tensor_v2`, which makes a storage larger where a tensor asks for more."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    stored = storage.untyped().nbytes() // storage.dtype.itemsize
-    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= stored):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # typed storages are deprecated, files have them
+        stored = storage.untyped()
+    there = stored.nbytes() // storage.dtype.itemsize
+    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= there):
         raise CheckpointError("holds a tensor larger than what is stored of it")
-    return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
+    return torch.empty(0, dtype=storage.dtype).set_(stored, offset, size, stride)
 
 
 class ArrayUnpickler(pickle.Unpickler):
