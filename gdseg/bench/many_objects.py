@@ -35,7 +35,7 @@ def bench_objects(recipe: Recipe, device: torch.device) -> list[Row]:
     context, rows = multiprocessing.get_context("spawn"), []
     with tempfile.TemporaryDirectory() as folder:
         many_objects(Path(folder))
-        own = replace(recipe, data=replace(recipe.data, root=folder, ratio=1.0, split=None))
+        own = replace(recipe, data=replace(recipe.data, root=folder, ratio=1.0, split=None, workers=0))
         whole = replace(recipe.augment, mode="fixed")  # a crop would lose some
         own = replace(own, augment=whole, train=replace(recipe.train, batch_size=1))
         for part in ("training step", "evaluation"):
