@@ -93,12 +93,13 @@ class Predictor:
         recipe = self.network.recipe
         return recipe.postprocess.object_threshold if recipe.task == "panoptic" else _CONF
 
-    def outputs(self, image: Tensor) -> tuple[Batch, Outputs]:
+    def outputs(self, image: Tensor, side: int = 0) -> tuple[Batch, Outputs]:
         """The network's raw outputs for a tensor [C, H, W], and the batch of one they are for.
 
-        One look at the whole image: tiles, scales and flip of the recipe's `inference` do not apply.
+        One look: tiles, scales and flip of the recipe's `inference` do not apply. side: that of the tiles of
+        which the tensor is one.
         """
-        batch = view_of(image, self.network.recipe.augment).to(self.device)
+        batch = view_of(image, self.network.recipe.augment, side=side).to(self.device)
         return batch, forward(self.network.model, batch, self.network.recipe)
 
 

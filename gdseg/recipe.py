@@ -78,8 +78,13 @@ class Augment:
     cutout_count: int = key(3, "strong view: rectangles cut out", low=1)
     cutout_area: list[float] = key([0.02, 0.1], "strong view: area of a rectangle as a share of the image", length=2, above=0.0, high=1.0)
     copy_paste: float = key(0.0, "instance: share of the labelled images that get objects of another one of the step, in front (arXiv 2012.07177)", low=0.0, high=1.0)
-    test_shortest: int = key(800, "evaluation and prediction: shortest edge, pixels; 0: as on disk", low=0)
-    test_longest: int = key(1333, "evaluation and prediction: longest edge at most this, pixels", low=1)
+    test_shortest: int = key(800, "evaluation and prediction: shortest edge, pixels (rescale: of an image of the canvas' size, larger ones in proportion); 0: as on disk", low=0)
+    test_longest: int = key(1333, "evaluation and prediction, but for rescale: longest edge at most this, pixels", low=1)
+
+    @property
+    def test_factor(self) -> float:
+        """rescale: what an image's size is multiplied by in evaluation and prediction."""
+        return self.test_shortest / min(self.canvas) if self.test_shortest else 1.0
 
 
 @dataclass

@@ -47,6 +47,10 @@ def _data_rules(recipe: Recipe) -> Iterator[str]:
             yield f"augment.{name} must rise, not [{low}, {high}]"
     if augment.mode == "shortest_edge" and not augment.shortest:
         yield "augment.shortest is empty"
+    low, high = augment.scale
+    if augment.mode == "rescale" and not low <= augment.test_factor <= high:
+        factor = f"augment.test_shortest / augment.canvas ({augment.test_factor:.3g})"
+        yield f"{factor} must lie within augment.scale ({low:g} to {high:g}), which training sees"
     if recipe.data.split and recipe.data.ratio != 1.0:
         yield "data.split and data.ratio exclude each other"
 

@@ -141,6 +141,10 @@ def test_every_key_is_documented_and_has_a_default_within_its_rules():
         (["distill.boxes=head", "loss.boxes_relative_to=image"], "boxes: head needs loss.boxes_relative_to"),
         (["task=semantic", "distill.pixel_margin=0.1"], "pixel_margin needs task: instance"),
         (["distill.fallback=freeze"], "freeze needs distill.alarm_agreement"),
+        (
+            ["augment.mode=rescale", "augment.test_shortest=64", "augment.canvas=[512,512]"],
+            "must lie within augment.scale",
+        ),
     ],
 )
 def test_keys_that_would_silently_do_nothing_or_harm_are_refused(changes, rule):

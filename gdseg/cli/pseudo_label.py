@@ -124,8 +124,8 @@ def _thresholds(predictor: Predictor, changes: list[str]) -> Tensor | None:
 def _warn(predictor: Predictor, rule: Distill, thresholds: Tensor | None) -> None:
     from gdseg.train.label_images import not_applied
 
-    if keys := not_applied(rule, predictor.network.recipe.inference, thresholds):
-        text = f"warning: not applied here: {', '.join(keys)} (fixed thresholds, one look at the whole image)"
+    if keys := not_applied(rule, predictor.network.recipe.inference, thresholds, tiled=True):
+        text = f"warning: not applied here: {', '.join(keys)}"
         err.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -155,7 +155,11 @@ class Work:
             "checkpoint": str(self.predictor.path),
             "images": str(root),
             "rule": vars(self.rule),
-            **({} if self.thresholds is None else {"thresholds": self.thresholds.tolist()}),
+            **(
+                {}
+                if self.thresholds is None
+                else {"thresholds": [round(v, 4) for v in self.thresholds.tolist()]}
+            ),
         }
         return coco_document(self._each(tell), network.classes, network.category_ids, info, root)
 

@@ -88,9 +88,15 @@ def draw_geometry(source: Size, augment: Augment, rng: np.random.Generator) -> G
 
 
 def test_geometry(source: Size, augment: Augment) -> Geometry:
-    """The resize of evaluation and prediction: test_shortest and test_longest, nothing random."""
-    shortest = augment.test_shortest or min(source)
-    resized = shortest_edge(source, shortest, augment.test_longest)
+    """The resize of evaluation and prediction, nothing random: test_shortest and test_longest.
+
+    After training with `rescale` all images are resized by one factor, test_shortest over the canvas.
+    """
+    if augment.mode == "rescale":
+        factor = augment.test_factor
+        resized = _rounded(source[0] * factor), _rounded(source[1] * factor)
+    else:
+        resized = shortest_edge(source, augment.test_shortest or min(source), augment.test_longest)
     return Geometry(source, resized, (0, 0), resized, resized)
 
 

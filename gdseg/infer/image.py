@@ -49,14 +49,21 @@ def infer_image(
     things: Sequence[bool] | None = None,
 ) -> Predictions:
     """What is in an image [C, H, W] in raw units; `model` is in eval mode on `device`; see `decode`."""
-    size, side = (image.shape[-2], image.shape[-1]), recipe.inference.tile
-    tiled = side > 0 and max(size) > side
-    rows = layout(size, side, recipe.inference.shared) if tiled else [[Tile(0, 0, *size, size)]]
-    eye = _Eye(model, recipe, num_classes, device, things, side if tiled else 0)
+    size = image.shape[-2], image.shape[-1]
+    rows, side = tiles_of(size, recipe)
+    eye = _Eye(model, recipe, num_classes, device, things, side)
     if recipe.task == "semantic" and needs_whole_image(recipe):
         none = Predictions("image", size, torch.zeros(0).long(), torch.zeros(0), torch.zeros(0, 4), [])
         return replace(none, semantic=blended_labels(rows, lambda tile: eye.scores(tile.cut(image)), size))
     return in_tiles(rows, lambda tile: eye.find(tile.cut(image)), size, recipe)
+
+
+def tiles_of(size: Size, recipe: Recipe) -> tuple[list[list[Tile]], int]:
+    """Rows of the tiles in which an image (H, W) is looked at and their side; one, side 0: whole."""
+    side = recipe.inference.tile
+    if side and max(size) > side:
+        return layout(size, side, recipe.inference.shared), side
+    return [[Tile(0, 0, *size, size)]], 0
 
 
 def in_tiles(

@@ -20,6 +20,7 @@ import numpy as np
 from gdseg.data.label_maps import read_regions
 from gdseg.recipe import Recipe
 from gdseg.structures import Record
+from gdseg.words import counted
 
 _LOG = logging.getLogger(__name__)
 _LEAST, _ROOM, _SHARE = 100, 1.5, 99
@@ -71,13 +72,13 @@ def settle(recipe: Recipe, counts: Sequence[int] = (), like: Recipe | None = Non
             chosen[section, name] = getattr(getattr(like, section), name) if like else with_room(counts)
     if chosen:
         kind = "classes" if recipe.task == "semantic" else "objects"
-        source = f"{len(counts)} labelled images hold up to {max(counts)} {kind}" if counts else "no data yet"
+        images = counted(len(counts), "labelled image")
+        source = f"{images} with up to {max(counts)} {kind}" if counts else "no data yet"
         source = "the teacher's" if like else source
         numbers = ", ".join(f"{section}.{name} {value}" for (section, name), value in chosen.items())
         _LOG.info("auto: %s (%s)", numbers, source)
     recipe = _with(recipe, chosen)
-    if not recipe.inference.tile:  # else it never looks at a whole image
-        _warn(recipe, max(counts, default=0))
+    _warn(recipe, max(counts, default=0))
     return recipe
 
 
@@ -89,11 +90,13 @@ def _with(recipe: Recipe, values: Mapping[tuple[str, str], int]) -> Recipe:
 
 
 def _warn(recipe: Recipe, most: int) -> None:
-    limits = {"decoder.queries": recipe.decoder.queries}
-    if recipe.task == "instance":
+    limits: dict[str, int | str] = {}
+    if recipe.augment.mode != "rescale":  # else it trains on parts of an image
+        limits["decoder.queries"] = recipe.decoder.queries
+    if recipe.task == "instance" and not recipe.inference.tile:  # else what tiles hold is joined
         limits["postprocess.max_detections"] = recipe.postprocess.max_detections
     for key, value in limits.items():
-        if value != "auto" and value < most:
+        if value != "auto" and int(value) < most:
             text = (
                 "%s (%d) is less than the %d objects of the fullest labelled image: it cannot find them all"
             )

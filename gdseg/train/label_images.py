@@ -1,7 +1,7 @@
 """Pseudo-labels of single images at full size, by the rule of training (`pseudo.choose`).
 
-Thresholds are those that training had where it moved them (`moved_thresholds`), else the recipe's. The
-network looks once at the whole image: see `not_applied`.
+Thresholds are those that training had where it moved them (`moved_thresholds`), else the recipe's. What
+else of the recipe is left out: see `not_applied`.
 
 Training keeps masks at stride 4; labels that people look at and edit need the image's own size.
 Called by `gdseg pseudo-label` and the run report.
@@ -18,6 +18,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from gdseg.data.rle import boxes_of
+from gdseg.infer.image import in_tiles, tiles_of
 from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill, Inference
@@ -43,19 +44,24 @@ def moved_thresholds(run: Path, rule: Distill, num_classes: int, step: int) -> T
 
 
 def not_applied(
-    rule: Distill, inference: Inference | None = None, thresholds: Tensor | None = None
+    rule: Distill,
+    inference: Inference | None = None,
+    thresholds: Tensor | None = None,
+    *,
+    tiled: bool = False,
 ) -> list[str]:
     """The keys, with their values, that are set and that labels of single images do not follow.
 
-    A second look of the teacher is not repeated here, nor are the tiles and views of `inference`, that of the
-    network that labels; what moves thresholds is not, unless they are known (`moved_thresholds`).
+    A second look of the teacher is not repeated here, nor are the views of `inference`, that of the network
+    that labels, nor its tiles unless `tiled`; what moves thresholds is not, unless they are known.
     """
     names = ["thresholds"] * (rule.thresholds != "fixed" and thresholds is None)
     names += ["teacher_flip"] * rule.teacher_flip
     names += ["fallback"] * (rule.fallback == "raise" and thresholds is None)
     keys = [f"distill.{name}={_text(getattr(rule, name))}" for name in names]
     if inference is not None:
-        changed = [n for n in ("tile", "scales", "flip") if getattr(inference, n) != getattr(Inference(), n)]
+        left_out = ("scales", "flip") if tiled else ("tile", "scales", "flip")
+        changed = [n for n in left_out if getattr(inference, n) != getattr(Inference(), n)]
         keys += [f"inference.{name}={_text(getattr(inference, name))}" for name in changed]
     return keys
 
@@ -71,9 +77,22 @@ def label_image(
 
     thresholds: float32 [C], in place of `rule.class_threshold`.
     The lower score is `rule.ignore_threshold`, or half of `rule.class_threshold` where that is 0.
-    Scores are class score times mean mask probability.
+    Scores are class score times mean mask probability. Where the recipe looks in tiles, the rule is applied
+    to each and what it takes is joined.
     """
-    batch, outputs = predictor.outputs(image)
+    recipe, size = predictor.network.recipe, (image.shape[-2], image.shape[-1])
+    rows, side = tiles_of(size, recipe)
+    found = {
+        tile: _label_tile(predictor, tile.cut(image), side, rule, thresholds) for row in rows for tile in row
+    }
+    kept = in_tiles(rows, lambda tile: found[tile][0], size, recipe)
+    return kept, in_tiles(rows, lambda tile: found[tile][1], size, recipe)
+
+
+def _label_tile(
+    predictor: Predictor, image: Tensor, side: int, rule: Distill, thresholds: Tensor | None
+) -> tuple[Predictions, Predictions]:
+    batch, outputs = predictor.outputs(image, side)
     canvas = Canvas.of(batch)
     lower = replace(rule, ignore_threshold=rule.ignore_threshold or rule.class_threshold / 2)
     logits, masks = outputs.final.logits[0], outputs.final.masks

@@ -14,6 +14,8 @@ from gdseg.data.coco import load_coco
 from gdseg.data.dataset import open_dataset
 from gdseg.data.images import read_image
 from gdseg.errors import DataError, UsageError
+from gdseg.infer.image import tiles_of
+from gdseg.infer.join import join_instances
 from gdseg.models.checkpoint import load_network, save_network
 from gdseg.predict import load_model
 from gdseg.recipe import Data, Distill, Inference
@@ -65,6 +67,24 @@ def test_what_is_not_kept_is_not_filled_on_the_sheet(
                    "distill.ignore_threshold=0.001", "--overwrite")  # fmt: skip
     assert result.exit_code == 0, result.exception
     assert sum(below for _, below in calls[3:]) > sum(below for _, below in calls[:3])
+
+
+def test_labels_are_made_in_the_tiles_that_the_recipe_names(tiny_checkpoint: Path) -> None:
+    """What tiles hold one by one, joined; without tiles the image is shrunk to the test size first."""
+    image = torch.randint(0, 255, (3, 96, 160), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    whole = load_model(tiny_checkpoint, "cpu")
+    rule = whole.network.recipe.distill
+    rule.min_area, rule.class_threshold = 0.0, 0.005
+    tiled = load_model(tiny_checkpoint, "cpu", ["inference.tile=64", "inference.overlap=32"])
+    rows, side = tiles_of((96, 160), tiled.network.recipe)
+    assert (len(rows), len(rows[0]), side) == (2, 4, 64)
+    parts = [label_image(whole, tile.cut(image), rule)[0] for row in rows for tile in row]
+    expected = join_instances([tile for row in rows for tile in row], parts, (96, 160))
+    found = label_image(tiled, image, rule)[0]
+    assert len(found) == len(expected) > 0
+    assert found.size == (96, 160)
+    torch.testing.assert_close(found.scores, expected.scores)
+    assert found.rles == expected.rles
 
 
 def test_the_rule_is_that_of_training(tiny_checkpoint: Path, small_data: Path) -> None:

@@ -141,6 +141,15 @@ def test_rescale_goes_by_the_images_own_size_and_crops_everywhere() -> None:
         assert all(g.canvas == (40, 40) for g in drawn)
 
 
+def test_after_rescale_every_image_is_judged_at_one_factor() -> None:
+    augment = Augment(mode="rescale", canvas=[64, 80], scale=[0.5, 2.0], test_shortest=96, test_longest=100)
+    for source in [(20, 30), (64, 80), (200, 100), (1000, 3000)]:
+        resized = test_geometry(source, augment).resized
+        assert resized == (round(source[0] * 1.5), round(source[1] * 1.5))
+    augment.test_shortest = 0
+    assert test_geometry((20, 30), augment).resized == (20, 30)
+
+
 def test_flip_mirrors_image_and_mask_exactly() -> None:
     image, mask = drawn(20, 30)
     geometry = Geometry((20, 30), (20, 30), (0, 0), (20, 30), (20, 30), flip=True)

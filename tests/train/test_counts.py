@@ -58,7 +58,7 @@ def test_auto_is_settled_and_numbers_stand(caplog):
         assert numbers(settle(recipe, [80])) == [120, 120, 120]
     assert len(caplog.messages) == 1
     assert "decoder.queries 120" in caplog.messages[0]
-    assert "1 labelled images hold up to 80 objects" in caplog.messages[0]
+    assert "1 labelled image with up to 80 objects" in caplog.messages[0]
     assert numbers(recipe) == ["auto"] * 3, "the given recipe is left alone"
     mixed = load_recipe("shapes_maskdino", ["decoder.queries=90", *AUTO[1:]])
     assert numbers(settle(mixed, [80])) == [90, 120, 120]
@@ -79,8 +79,12 @@ def test_too_few_are_warned_of(caplog):
     settle(recipe, [40])
     assert caplog.messages == []
     caplog.clear()
-    settle(load_recipe("shapes_maskdino", ["decoder.queries=40", "inference.tile=64"]), [41])
-    assert not caplog.messages  # a tile holds a part of them
+    few = ["decoder.queries=40", "postprocess.max_detections=40"]
+    settle(load_recipe("shapes_maskdino", [*few, "inference.tile=64"]), [41])
+    assert [m.split()[1] for m in caplog.messages] == ["decoder.queries"]  # tiles are joined
+    caplog.clear()
+    settle(load_recipe("shapes_maskdino", [*few, "augment.mode=rescale", "augment.test_shortest=0"]), [41])
+    assert [m.split()[1] for m in caplog.messages] == ["postprocess.max_detections"]  # crops hold a part
 
 
 def test_the_word_is_strict_and_survives_writing():
