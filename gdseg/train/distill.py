@@ -138,7 +138,8 @@ def _announce(session: Session, labelled: int, unlabelled: int, guide_split: str
     rule, say = session.recipe.distill, session.log.say
     images = f"{labelled} labelled and {counted(unlabelled, 'unlabelled image')}"
     say(f"distill: {images}, {counted(rule.steps, 'step')}, {session.run}")
-    say(advice(labelled, session.recipe, "distill"))
+    if not session.start_step:
+        say(advice(labelled, session.recipe, "distill"))
     if rule.burn_in_steps >= rule.steps:
         say("warning: burn-in does not end within these steps, the teacher stays as it is")
     if guide_split not in ("", session.split_sha256):

@@ -61,7 +61,8 @@ def pretrain(
     with session:
         images = counted(len(data.labelled), "labelled image")
         session.log.say(f"pretrain: {images}, {counted(train.steps, 'step')}, {run}")
-        session.log.say(advice(len(data.labelled), recipe, "pretrain"))
+        if not session.start_step:
+            session.log.say(advice(len(data.labelled), recipe, "pretrain"))
         session.catch_up(roles, state)
         for step, batch in enumerate(batches, session.start_step):
             seed_step(recipe.seed, step)

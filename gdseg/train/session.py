@@ -27,7 +27,7 @@ from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
 from gdseg.train.checkpoint import load_state, save_state
 from gdseg.train.engine import Learner
-from gdseg.train.log import RunLog, append_json
+from gdseg.train.log import RunLog, append_json, forget_after
 
 Roles = Mapping[str, SegmentationModel]  # the networks that are evaluated, by role
 State = Mapping[str, torch.nn.Module]  # all networks that the loop changes
@@ -42,7 +42,7 @@ class _CutOff(Exception):  # noqa: N818 - not a fault
 class Session:
     """What surrounds the steps of one run. `unlogged`: losses of the steps since the last log line.
 
-    `evaluated`: steps that were done at the last evaluation that was finished.
+    `evaluated`, `saved`: steps that were done at the last evaluation that was finished, and at the last save.
     """
 
     verb: str
@@ -58,6 +58,7 @@ class Session:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     unlogged: list[dict[str, float]] = field(default_factory=list)
     evaluated: int = 0
+    saved: int = 0
     stop_signal: int = 0
 
     def __enter__(self) -> Session:
@@ -77,26 +78,31 @@ class Session:
         seconds = time.monotonic() - self._began
         spent = {"step": self.start_step, "seconds": round(seconds, 1), **peak_memory(self.learner.device)}
         append_json(self.run / "time.jsonl", spent)
+        if self.stop_signal and not any(error):  # it came after the last step was closed
+            raise self._interrupted(self.total_steps)
 
     def resume(self, networks: State) -> None:
         """Go on from the last saved state; `networks` are all networks the loop changes."""
         state = load_state(self._file("last.state.pt"), self.learner, networks)
         self.start_step, self.best = state["step"], state["best"]
         self.unlogged, self.scores, self.evaluated = state["unlogged"], state["scores"], state["evaluated"]
+        self.saved = self.start_step
         if self.start_step >= self.total_steps and not self._owes_evaluation(self.start_step):
-            raise UsageError("the run is finished", self.run, f"evaluate it: gdseg eval {self.run}")
+            hint = f"evaluate it: gdseg eval {shlex.quote(str(self.run))}"
+            raise UsageError("the run is finished", self.run, hint)
 
     def catch_up(self, roles: Roles, state: State) -> None:
-        """Say where a resumed run goes on, and do the evaluation that an interruption cut off."""
+        """Do the evaluation that an interruption cut off, and say where a resumed run goes on."""
         if not self.start_step:
             return
-        if self.start_step < self.total_steps:
-            self.log.say(f"going on at step {self.start_step + 1} of {self.total_steps}")
         if self._owes_evaluation(self.start_step):
             self.log.say(f"going on with the evaluation after step {self.start_step} of {self.total_steps}")
+            forget_after(self.run / "eval.jsonl", self.start_step - 1)  # rows written before saving failed
             self._evaluate_and_save(self.start_step, roles, state)
         if self.stop_signal:
             self._leave(self.start_step, roles, state)
+        if self.start_step < self.total_steps:
+            self.log.say(f"going on at step {self.start_step + 1} of {self.total_steps}")
 
     def close_step(self, steps_done: int, roles: Roles, state: State) -> None:
         """Save and evaluate what is due after a step; raise InterruptedRun, all saved, once a signal came."""
@@ -163,14 +169,19 @@ class Session:
         save_state(self._file("last.state.pt"), progress, self.learner, state)
         for role, network in roles.items():
             self._save(network, role, steps_done, self._file(f"last-{role}.safetensors"))
+        self.saved = steps_done
 
     def _leave(self, steps_done: int, roles: Roles, state: State) -> None:
-        self._save_all(steps_done, roles, state)
+        if self.saved != steps_done:
+            self._save_all(steps_done, roles, state)
+        raise self._interrupted(steps_done)
+
+    def _interrupted(self, steps_done: int) -> InterruptedRun:
         name = signal.Signals(self.stop_signal).name
         hint = f"go on with: gdseg {self.verb} --resume --out {shlex.quote(str(self.run))}"
         if steps_done == self.total_steps and not self._owes_evaluation(steps_done):
             hint = f"nothing was left to do; evaluate it: gdseg eval {shlex.quote(str(self.run))}"
-        raise InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
+        return InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
 
     def _keep_best(self, step: int, role: str, network: SegmentationModel, metrics: dict[str, float]) -> None:
         score = metrics[self.recipe.best_metric]
