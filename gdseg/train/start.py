@@ -29,6 +29,7 @@ from gdseg.recipe_yaml import dump_recipe
 from gdseg.runs import file_sha256, prepare_run
 from gdseg.structures import Record
 from gdseg.train.counts import object_counts
+from gdseg.words import counted
 
 _FEW = 20  # labelled images
 
@@ -64,15 +65,16 @@ def advice(labelled: int, recipe: Recipe, verb: str) -> str:
     """A sentence on what to try with fewer than 20 labelled images, of what the recipe does not do yet."""
     rule, augment = recipe.distill, recipe.augment
     tips = ["backbone.freeze_stages=5 (frozen backbone)"] * (recipe.backbone.freeze_stages < 5)
-    if verb == "distill" and 2 * rule.burn_in_steps < rule.steps:
+    if verb == "distill" and rule.burn_in_steps < rule.steps // 2:
         tips.append(f"distill.burn_in_steps={rule.steps // 2} (longer burn-in)")
     stronger = ["augment.copy_paste=0.5"] * (recipe.task == "instance" and not augment.copy_paste)
     stronger += ["augment.weak_colour=true"] * (not augment.weak_colour)
     if verb == "distill":
         stronger += ["augment.cutout_p=0.5"] * (not augment.cutout_p)
     tips += [f"{' '.join(stronger)} (stronger augmentation)"] * bool(stronger)
-    few = labelled < _FEW and tips
-    return f"advice: {labelled} labelled images are very few; try {', '.join(tips)}" if few else ""
+    if labelled >= _FEW or not tips:
+        return ""
+    return f"advice: with only {counted(labelled, 'labelled image')}, try {', '.join(tips)}"
 
 
 def record_run(

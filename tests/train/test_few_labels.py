@@ -55,6 +55,15 @@ def test_advice_is_for_few_images_only_and_its_keys_are_the_recipes():
     assert start.advice(19, changed, "distill") == ""
 
 
+@pytest.mark.parametrize(("steps", "burn_in", "longer"), [(701, 0, 350), (701, 350, None), (1, 0, None)])
+def test_a_longer_burn_in_is_advised_until_it_is_half_of_the_steps(steps, burn_in, longer):
+    changes = [f"distill.steps={steps}", f"distill.burn_in_steps={burn_in}"]
+    text = start.advice(1, load_recipe("shapes_maskdino", changes), "distill")
+    assert text.startswith("advice: with only 1 labelled image, try ")
+    assert ("burn_in_steps" in text) == (longer is not None)
+    assert f"distill.burn_in_steps={longer} (longer burn-in)" in text or longer is None
+
+
 def test_label_maps_are_counted_once(tiny_settings, tmp_path, monkeypatch):
     make_scenes(tmp_path / "data", ShapesOptions(train=6, val=1, size=64), "panoptic")
     changes = [f"data.root={tmp_path / 'data'}", "data.val=none", "data.ratio=1", "train.steps=1"]
