@@ -92,6 +92,8 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield "distill.pixel_margin needs task: instance or panoptic, whose things have borders"
     if recipe.task == "semantic" and distill.thresholds != "fixed":
         yield "distill.thresholds are those of objects; task: semantic has distill.region_threshold"
+    if recipe.task == "semantic" and distill.fallback == "raise":
+        yield "distill.fallback: raise moves thresholds of objects, of which task: semantic has none"
     if distill.fallback == "raise" and distill.thresholds == "ema":
         yield "distill.fallback: raise needs distill.thresholds: fixed or prior, ema sets them at each step"
     if distill.fallback == "freeze" and not distill.alarm_agreement:

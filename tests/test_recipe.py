@@ -140,6 +140,7 @@ def test_every_key_is_documented_and_has_a_default_within_its_rules():
         (["distill.feature_backbone=resnet18", "distill.feature_weight=1"], "needs feature_weights"),
         (["distill.boxes=head", "loss.boxes_relative_to=image"], "boxes: head needs loss.boxes_relative_to"),
         (["task=semantic", "distill.pixel_margin=0.1"], "pixel_margin needs task: instance"),
+        (["task=semantic", "distill.fallback=raise"], "fallback: raise moves thresholds of objects"),
         (["distill.fallback=freeze"], "freeze needs distill.alarm_agreement"),
         (
             ["augment.mode=rescale", "augment.test_shortest=64", "augment.canvas=[512,512]"],
