@@ -115,15 +115,19 @@ def test_an_interrupted_pretrain_is_the_uninterrupted_one(tiny_recipe, tmp_path,
 
 
 @pytest.mark.parametrize("step", [0, 4])
-def test_an_interrupted_distill_is_the_uninterrupted_one(tiny_recipe, tmp_path, monkeypatch, teacher, step):
+def test_an_interrupted_distill_is_the_uninterrupted_one(
+    tiny_recipe, tmp_path, monkeypatch, teacher, step, capsys
+):
     """Interrupted during burn-in and after it."""
     recipe = tiny_recipe()
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     distill(recipe, whole, teacher, CPU, quiet=True)
     interrupt_in(monkeypatch, step)
     with pytest.raises(InterruptedRun):
-        distill(recipe, cut, teacher, CPU, quiet=True)
-    distill(recipe, cut, teacher, CPU, resume=True, quiet=True)
+        distill(recipe, cut, teacher, CPU)
+    assert "advice: " in capsys.readouterr().err
+    distill(recipe, cut, teacher, CPU, resume=True)
+    assert "advice: " not in capsys.readouterr().err
     assert log(cut) == log(whole)
     same_networks(cut, whole)
 
