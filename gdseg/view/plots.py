@@ -16,7 +16,7 @@ from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from gdseg.errors import DataError
 from gdseg.runs import read_run
@@ -156,6 +156,7 @@ def _losses(axes: Axes, rows: Rows) -> None:
         axes.plot(*_curve(grouped, name), marker=_marker(rows), color=colour(i), linewidth=1, label=name)
     if all(row["loss"] > 0 for row in rows):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # else one number at most in a decade
         axes.yaxis.set_major_formatter("{x:g}")  # plain text, as math is not parsed
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(**_BELOW)

@@ -84,6 +84,19 @@ def test_the_dots_of_a_budget_of_one_ratio_are_whole(tmp_path: Path) -> None:
     assert np.ptp(rows[columns == np.median(columns)]) >= 7  # 4 points at 150 dots an inch are 8 pixels
 
 
+def test_losses_within_a_decade_have_numbers_beside_them(tmp_path: Path) -> None:
+    write(
+        tmp_path / "metrics.jsonl", *({"step": n, "loss": 60.0 - n, "losses": {"box": 3.0}} for n in (1, 20))
+    )
+    figure = Figure()
+    axes = figure.subplots()
+    run_panels(tmp_path)["losses"](axes)
+    figure.canvas.draw()
+    low, high = axes.get_ylim()
+    shown = [float(tick.get_text()) for tick in axes.get_yticklabels()]
+    assert {5, 10, 20, 50} <= {value for value in shown if low <= value <= high}
+
+
 def test_nothing_logged(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing yet"):
         plot_run(tmp_path, tmp_path / "c.png")
