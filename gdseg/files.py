@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name in the same folder, then renamed.
+"""Files and folders that are whole or not there: written under a temporary name beside, then renamed.
 
 Called by whoever writes results: train, predict, checkpoints, the CLI.
 """
@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,64 @@ def replace_file(path: Path, write: Callable[[Path], object], also: type[Excepti
         temporary.chmod(mode)  # safetensors makes files that nobody else may read
         os.replace(temporary, path)
     except (OSError, also) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, None)
-        hint = (
-            "free some space; the file that was there is kept"
-            if full
-            else "check the path and its permissions"
-        )
-        reason = getattr(error, "strerror", None) or error
-        raise MachineError(f"cannot write: {reason}", path, hint) from error
+        raise _cannot_write(error, path) from error
     finally:
         _discard(temporary)
+
+
+def _cannot_write(error: Exception, path: Path) -> MachineError:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+    hint = "free some space; what was there is kept" if full else "check the path and its permissions"
+    return MachineError(f"cannot write: {getattr(error, 'strerror', None) or error}", path, hint)
+
+
+def replace_folder(folder: Path, make: Callable[[Path], object]) -> None:
+    """Call `make` with a new folder and put what it made into `folder`, in place of all that is there.
+
+    A folder that is there stays the same one: it may be a mount point or the shell's own. What it holds is
+    moved aside, and deleted once the new content is in place. Whatever fails or interrupts this leaves what
+    was there. Raises MachineError where it cannot write.
+    """
+    there = folder.is_dir()
+    place = folder if there else folder.parent  # on the same disk, so that renaming is enough
+    if folder.is_symlink() and not there:
+        raise MachineError("a link to a folder that is not there", folder, "make that folder or name another")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        old = list(folder.iterdir()) if there else []
+        temporary = Path(tempfile.mkdtemp(prefix=".gdseg-", dir=place))
+    except OSError as error:
+        raise _cannot_write(error, folder) from error
+    new, aside = temporary / "new", temporary / "old"
+    try:
+        new.mkdir()
+        make(new)
+        aside.mkdir()
+        if there:
+            moves = [(path, aside / path.name) for path in old]
+            moves += [(path, folder / path.name) for path in sorted(new.iterdir())]
+            _rename_all([*moves, (aside, temporary / "replaced")])
+        else:
+            new.rename(folder)
+    except OSError as error:
+        raise _cannot_write(error, folder) from error
+    finally:
+        if not aside.is_dir() or not any(aside.iterdir()):  # else moving back failed too: keep it
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_all(moves: list[tuple[Path, Path]]) -> None:
+    """Rename each first path to the second: all of them or none."""
+    begun: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            begun.append((source, target))  # before: an interruption may come right after renaming
+            source.rename(target)
+    except BaseException:
+        for source, target in reversed(begun):
+            if not os.path.lexists(source):
+                target.rename(source)
+        raise
 
 
 _EDITED = frozenset(

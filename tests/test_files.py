@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from gdseg.device import amp_dtype, resolve_device
 from gdseg.errors import MachineError, UsageError
-from gdseg.files import link, plain, replace_file, write_atomic, write_json
+from gdseg.files import link, plain, replace_file, replace_folder, write_atomic, write_json
 
 
 def test_writes_text_and_bytes_and_makes_the_folder(tmp_path: Path) -> None:
@@ -116,3 +116,77 @@ def test_a_failed_link_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.
         link(tmp_path / "a.png", tmp_path / "b.png")
     assert (tmp_path / "b.png").read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def new_content(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "x.txt").write_text("new")
+
+
+def old_content(folder: Path) -> dict[str, str]:
+    for name in ("a", "c"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "old.txt").write_text("old")
+    return tree(folder)
+
+
+def test_a_folder_is_replaced_and_stays_the_same_one(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    old_content(place)
+    node = place.stat().st_ino
+    replace_folder(place, new_content)
+    assert tree(place) == {"a/x.txt": "new", "b/x.txt": "new"}
+    assert place.stat().st_ino == node
+    replace_folder(tmp_path / "deep" / "other", new_content)
+    assert tree(tmp_path / "deep") == {"other/a/x.txt": "new", "other/b/x.txt": "new"}
+    assert (tmp_path / "deep" / "other").stat().st_mode == (tmp_path / "deep").stat().st_mode
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("error", [OSError(18, "Invalid cross-device link"), KeyboardInterrupt()])
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("number", range(1, 6))  # two to move aside, two to move in, and the last
+def test_any_rename_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, done: bool, number: int
+) -> None:
+    """done: an interruption may come just after the renaming."""
+    old, rename, calls = old_content(tmp_path / "place"), Path.rename, []
+
+    def failing(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == number:
+            if done:
+                rename(self, target)
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(MachineError if isinstance(error, OSError) else KeyboardInterrupt):
+        replace_folder(tmp_path / "place", new_content)
+    assert len(calls) >= number
+    assert tree(tmp_path) == {f"place/{name}": text for name, text in old.items()}
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, there: bool) -> None:
+    place = tmp_path / "place"
+    if there:
+        place.mkdir()
+
+    def full(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise OSError(27, "File too large")
+
+    with pytest.raises(MachineError, match=r"(?s)cannot write: File too large.*place.*free some space"):
+        replace_folder(place, full)
+    assert [p.name for p in tmp_path.rglob("*")] == (["place"] if there else [])
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(MachineError, match="a link to a folder that is not there"):
+        replace_folder(tmp_path / "dangling", new_content)
+    assert (tmp_path / "dangling").is_symlink()

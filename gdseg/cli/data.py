@@ -40,13 +40,14 @@ def shapes(
 ) -> None:
     """See SHAPES_HELP."""
     from gdseg.data.scenes import make_scenes
-    from gdseg.data.shapes import ShapesOptions, make_in_one_step, make_shapes
+    from gdseg.data.shapes import ShapesOptions, make_shapes
+    from gdseg.files import replace_folder
     from gdseg.runs import refuse_non_empty
 
     options = ShapesOptions(train, val, size, seed)
     make = make_shapes if check_task(task) == "instance" else partial(make_scenes, task=task)
     refuse_non_empty(folder, overwrite=None)
-    make_in_one_step(folder, partial(make, options=options))
+    replace_folder(folder, partial(make, options=options))
     out.print(f"made {train} training and {counted(val, 'validation image')} in {folder}", soft_wrap=True)
 
 

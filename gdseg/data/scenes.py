@@ -48,10 +48,10 @@ def make_scenes(folder: Path, options: ShapesOptions, task: str) -> None:
     """Write the data set for task panoptic or semantic into `folder`.
 
     panoptic: {train,val}/, annotations/panoptic_{train,val}.json and PNGs; semantic: images/, annotations/
-    and classes.json. Raises UsageError for bad sizes, DataError if a part is there already.
+    and classes.json. Raises UsageError for bad sizes, FileExistsError if a part is there already.
     """
     images = "{}" if task == "panoptic" else "images/{}"
-    for part, _ in check_options(folder, options, images):
+    for part, _ in check_options(options):
         (folder / images.format(part)).mkdir(parents=True)
         maps = folder / "annotations" / (f"panoptic_{part}" if task == "panoptic" else part)
         maps.mkdir(parents=True)

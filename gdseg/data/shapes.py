@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +22,8 @@ from PIL import Image
 from gdseg.data.order import rng_for
 from gdseg.data.rle import to_rle
 from gdseg.data.shape_art import SHAPES, colour, grid, noise, texture
-from gdseg.errors import DataError, MachineError, UsageError
-from gdseg.files import write_json
+from gdseg.errors import MachineError, UsageError
+from gdseg.files import replace_folder, write_json
 
 VERSION = 3  # of the drawing code: raise it whenever a pixel changes
 CLASSES = tuple(SHAPES)
@@ -63,59 +61,31 @@ def in_cache(name: str, version: int, options: ShapesOptions, make: Callable[[Pa
     digest = hashlib.sha256(json.dumps([version, asdict(options)]).encode()).hexdigest()[:10]
     folder = cache / f"{name}-{digest}"
     if not folder.is_dir():
-        make_in_one_step(folder, make)
+        try:
+            replace_folder(folder, make)
+        except MachineError as error:
+            if not folder.is_dir():  # else another process was faster, with the same pixels
+                hint = "free some space there or name another folder with GDSEG_CACHE"
+                raise MachineError(error.what, folder, hint) from error
     return folder
-
-
-def make_in_one_step(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a data set beside `folder` and rename it: nobody ever sees half of it, nor does an interruption
-    leave any. It is made within a folder that is there, and what was made is moved up.
-
-    Raises MachineError where it cannot write.
-    """
-    there = folder.is_dir()
-    place = folder if there else folder.parent
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=place))
-    except OSError as error:
-        hint = "name another folder (GDSEG_CACHE: of the built-in data sets)"
-        raise MachineError(f"cannot write: {error.strerror}", place, hint) from error
-    try:
-        make(temporary)
-        temporary.chmod(0o755)
-        if there:
-            for made in temporary.iterdir():
-                made.rename(folder / made.name)
-        elif not folder.is_dir():
-            temporary.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster, with the same pixels
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_shapes(folder: Path, options: ShapesOptions) -> None:
     """Write train/, val/ and annotations/instances_{train,val}.json into `folder`.
 
-    Raises UsageError for sizes below 48 pixels or no image, DataError if a part is there already.
+    Raises UsageError for sizes below 48 pixels or no image, FileExistsError if a part is there already.
     """
-    for part, count in check_options(folder, options, "{}"):
+    for part, count in check_options(options):
         rngs = (rng_for(options.seed, "shapes", part, number) for number in range(1, count + 1))
         write_part(folder, part, (draw_image(rng, options.size) for rng in rngs), asdict(options))
 
 
-def check_options(folder: Path, options: ShapesOptions, images: str) -> list[tuple[str, int]]:
-    """(part, images) of what to make. images: a part's folder, as "images/{}". Raises as `make_shapes`."""
+def check_options(options: ShapesOptions) -> list[tuple[str, int]]:
+    """(part, number of images) of what to make. Raises UsageError for sizes below 48 pixels or no image."""
     if options.size < 48 or options.train < 1 or options.val < 1:
         raise UsageError(
             "the size must be at least 48 pixels, the numbers of images at least 1", "--size, --train, --val"
         )
-    for part in ("train", "val"):
-        if (folder / images.format(part)).exists():
-            taken = folder / images.format(part)
-            raise DataError("the folder holds a data set already", taken, "name another --out")
     return [("train", options.train), ("val", options.val)]
 
 

@@ -1,13 +1,11 @@
 """A data set of any format that gdseg reads, written in another one. Called by `gdseg data convert`.
 
 Readers say what a poorer task sees of richer labels (things of a panoptic map), so a layout asks for the task
-whose labels it holds. Everything is written beside `out` first: it is whole or not there.
+whose labels it holds. Everything is written in a folder of its own first: `out` is whole or not there.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +14,8 @@ from typing import NamedTuple
 
 from gdseg.data.dataset import Dataset, has_part, open_dataset
 from gdseg.data.inspect import files_of
-from gdseg.errors import MachineError, UsageError
+from gdseg.errors import DataError, UsageError
+from gdseg.files import replace_folder
 from gdseg.layouts.cityscapes import write_cityscapes
 from gdseg.layouts.coco import write_coco, write_lvis
 from gdseg.layouts.job import Job
@@ -47,6 +46,12 @@ LAYOUTS = {
     "semantic": Layout("semantic", write_semantic_folders),
 }
 
+_ENTRIES = {  # of the folders that LAYOUTS write
+    *("annotations", "train", "val", "images", "labels", "data.yaml", "labels.txt", "classes.json"),
+    *("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets", "labelmap.txt"),
+    *("leftImg8bit", "gtFine"),
+}
+
 
 @dataclass
 class Summary:
@@ -72,9 +77,9 @@ def convert(
     """Write the data set that `data` names into the new folder `out` in the layout `to`, one of LAYOUTS.
 
     Parts that are not there are left out. how: see `Job`. progress: called with images done and in all.
-    overwrite: another data set in `out` is replaced once the new one is whole. Raises UsageError for a folder
-    that is not empty or lies in the data set, DataError as `open_dataset` and for faulty label maps,
-    MachineError when writing fails; then `out` is as it was.
+    overwrite: a converted data set in `out` is replaced once the new one is whole. Raises UsageError for a
+    folder that lies in the data set, is not empty, or holds anything but a converted data set; DataError as
+    `open_dataset` and for faulty label maps, MachineError when writing fails; then `out` is as it was.
     """
     layout = LAYOUTS[to]
     refuse_non_empty(out, overwrite=overwrite)
@@ -84,43 +89,31 @@ def convert(
     if out.is_dir() and any(out.iterdir()):
         _refuse_to_replace(out, dataset)
     summary = Summary(str(out), to, layout.task, len(dataset.classes))
-    place = out.resolve()  # "." has no name of its own
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        _write(dataset, layout, temporary, how, summary, progress or (lambda done, total: None))
-        _move(temporary, place)
-    except OSError as error:
-        reason = error.strerror or error
-        raise MachineError(f"cannot write: {reason}", out, "check the path and its permissions") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    tell = progress or (lambda done, total: None)
+    replace_folder(out, lambda folder: _write(dataset, layout, folder, how, summary, tell))
     return summary
 
 
 def _refuse_to_replace(out: Path, dataset: Dataset) -> None:
-    """Raise UsageError unless `out` holds a data set, and no file that `dataset` is made of."""
-    found = (has_part(Data(root=str(out)), part, task) for part in ("train", "val") for task in TASKS)
-    if not any(found):
+    """Raise UsageError unless `out` holds a data set, nothing else, and no file that `dataset` is made of."""
+    if not any(_holds(out, part, task) for part in ("train", "val") for task in TASKS):
         what = "--overwrite replaces data sets only, this folder is none"
         raise UsageError(what, out, "name another --out")
+    others = sorted(path for path in out.iterdir() if path.name not in _ENTRIES)
+    if others:
+        what = "--overwrite replaces converted data sets only, this is no part of one"
+        raise UsageError(what, others[0], "move it elsewhere or name another --out")
     own = [dataset.root, *(file for r in dataset.train + dataset.val for file in files_of(r))]
     own += [path for path in (dataset.train_json, dataset.val_json) if path]
     if any(path.resolve().is_relative_to(out.resolve()) for path in own):
         raise UsageError("the data set has files in --out, which would be lost", out, "name another --out")
 
 
-def _move(folder: Path, place: Path) -> None:
-    """Rename the folder, or what is in it if the place is there: that may be the shell's own folder."""
-    if not place.is_dir():
-        folder.rename(place)
-        return
-    for path in place.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    for path in sorted(folder.iterdir()):
-        path.rename(place / path.name)
+def _holds(folder: Path, part: str, task: str) -> bool:
+    try:
+        return has_part(Data(root=str(folder)), part, task)
+    except DataError:  # a json that is no data set
+        return False
 
 
 def _open(data: Data, task: str) -> Dataset:
@@ -148,7 +141,6 @@ def _write(
         progress(done["images"], total)
 
     notes: Counter[str] = Counter()
-    folder.mkdir(parents=True)
     for part, records in (("train", dataset.train), ("val", dataset.val)):
         if records:
             job = Job(part, records, dataset.table, layout.task, folder, how, tell, notes=notes)

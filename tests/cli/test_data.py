@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from gdseg.cli import data_convert
 from gdseg.cli.data import data_app
-from gdseg.errors import DataError, RecipeError, UsageError
+from gdseg.errors import DataError, MachineError, RecipeError, UsageError
 from gdseg.words import counted
 
 
@@ -60,6 +61,22 @@ def test_interrupted_shapes_leave_nothing_in_the_way(
     assert run(*words).exit_code == 0
     assert run("inspect", str(folder)).exit_code == 0
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_shapes_on_a_full_disk_are_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(27, "File too large")
+
+    if there:
+        (tmp_path / "set").mkdir()
+    monkeypatch.setattr(Image.Image, "save", full)
+    error = run("shapes", "--out", str(tmp_path / "set"), "--train", "2", "--val", "1").exception
+    assert isinstance(error, MachineError)
+    assert "--resume" not in str(error)
+    assert [path.name for path in tmp_path.rglob("*")] == (["set"] if there else [])
 
 
 def test_inspect_prints_a_table_or_json(made: Path) -> None:
@@ -232,6 +249,36 @@ def test_convert_replaces_a_data_set_only_when_asked(made: Path, tmp_path: Path)
     assert "would be lost" in str(back)  # the images of `out` are those of `made`
     assert "replaces data sets only" in str(other)
     assert (photos / "letter.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".git", "thesis", "notes.json"])
+def test_convert_never_replaces_what_is_beside_a_data_set(made: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    words = ("convert", str(made), "--out", str(out), "--overwrite", "--to")
+    assert run(*words, "yolo").exit_code == 0
+    (out / name).mkdir()
+    error = run(*words, "coco").exception
+    assert isinstance(error, UsageError)
+    assert error.where == str(out / name)
+    assert (out / "data.yaml").is_file()
+    (out / name).rmdir()
+    assert run(*words, "coco").exit_code == 0
+
+
+def test_convert_never_replaces_a_folder_whose_json_is_no_data_set(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("{}")
+    error = run("convert", str(made), "--to", "coco", "--out", str(tmp_path), "--overwrite").exception
+    assert isinstance(error, UsageError)
+    assert "this folder is none" in str(error)
+    assert (tmp_path / "train.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("to", data_convert.FORMATS[:5])
+def test_what_convert_writes_it_replaces(made: Path, tmp_path: Path, to: str) -> None:
+    words = ("convert", str(made), "--out", str(tmp_path), "--overwrite", "--to")
+    assert run(*words, to).exit_code == 0
+    assert run(*words, "coco").exit_code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["annotations", "train", "val"]
 
 
 def test_the_hint_names_the_flag_that_was_given(made: Path, tmp_path: Path) -> None:

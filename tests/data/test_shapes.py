@@ -14,7 +14,7 @@ from gdseg.data.order import rng_for
 from gdseg.data.rle import annotation_mask
 from gdseg.data.shape_art import SHAPES, grid
 from gdseg.data.shapes import ShapesOptions, builtin_shapes, draw_image, make_shapes
-from gdseg.errors import DataError, MachineError, UsageError
+from gdseg.errors import MachineError, UsageError
 
 SMALL = ShapesOptions(train=30, val=5, size=96)
 
@@ -109,6 +109,3 @@ def test_the_cache_is_made_once_and_never_half(tmp_path: Path, monkeypatch: pyte
 def test_bad_options(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 48"):
         make_shapes(tmp_path, ShapesOptions(size=8))
-    (tmp_path / "train").mkdir()
-    with pytest.raises(DataError, match="holds a data set already"):
-        make_shapes(tmp_path, SMALL)

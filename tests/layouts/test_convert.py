@@ -472,3 +472,10 @@ def test_the_real_samples(shared_dir: Path, tmp_path: Path) -> None:
         ]
         assert len(drawn[0]) == 7
         assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("to", ["coco_panoptic", "semantic"])
+def test_maps_that_it_wrote_are_replaced(scenes: Path, tmp_path: Path, to: str) -> None:
+    for _ in range(2):
+        convert(Data(root=str(scenes)), tmp_path / "out", to, overwrite=True)
+    assert opened(tmp_path / "out", LAYOUTS[to].task).train
