@@ -78,10 +78,12 @@ def command(
     if picture is not None:
         _check_picture(picture, overwrite)
     keys, silent = data_keys(data, overrides), quiet or json
+    if fix is not None:
+        from gdseg.data.repair import check_target, relative_keys
+
+        keys = relative_keys(keys)
     dataset = open_dataset(keys, task=chosen_task(task, keys), strict=False)
     if fix is not None:
-        from gdseg.data.repair import check_target
-
         check_target(dataset, fix)
     report = _inspect(dataset, files, pixels, silent)
     document = report.to_dict()

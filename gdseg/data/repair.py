@@ -35,6 +35,7 @@ _OF_IMAGES = (  # kinds of faults that leaving out the image repairs
     "training image in val",
     "identical image",
 )
+_PATHS = ("train", "train_images", "train_maps", "val", "val_images", "val_maps", "classes")  # keys of Data
 Files = dict[Path, bytes]
 
 
@@ -79,6 +80,18 @@ def check_target(dataset: Dataset, target: Path) -> None:
         if path is not None and not path.resolve().is_relative_to(root):
             what = f"the labels {path} do not lie in the folder that is copied"
             raise UsageError(what, dataset.root, "name the folder that holds labels and images")
+
+
+def relative_keys(data: Data) -> Data:
+    """`data` whose keys that lead into its folder in any way are relative to it, as a copy needs them."""
+    root, found = Path(data.root).expanduser(), replace(data)
+    for key in _PATHS:
+        if (value := getattr(data, key)) is not None:
+            for plain in (os.path.realpath, os.path.abspath):  # links followed, or rather as they are written
+                path, top = Path(plain(root / value)), plain(root)
+                if path.is_relative_to(top):
+                    setattr(found, key, str(path.relative_to(top)))
+    return found
 
 
 def _leave_out_images(

@@ -141,6 +141,22 @@ def test_a_picture_and_a_repaired_copy(made: Path, tmp_path: Path) -> None:
     assert isinstance(run("inspect", str(made), "--picture", "p.gif").exception, UsageError)
 
 
+@pytest.mark.parametrize("way", ["absolute", "linked", "parent"])
+def test_the_copy_is_judged_whatever_way_its_labels_were_named(made: Path, tmp_path: Path, way: str) -> None:
+    broken = shutil.copytree(made, tmp_path / "set")
+    path = broken / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 77
+    path.write_text(json.dumps(content))
+    (tmp_path / "link").symlink_to(broken)
+    named = {"absolute": path, "linked": tmp_path / "link" / "annotations" / path.name}
+    train = named.get(way, f"../set/annotations/{path.name}")
+    words = ["inspect", str(broken), f"data.train={train}", f"data.train_images={broken / 'train'}"]
+    result = run(*words, "--fix", str(tmp_path / "copy"))
+    assert result.exit_code == 0, result.output
+    assert "left faults: none" in result.output
+
+
 def test_a_copy_with_faults_that_could_not_be_mended(made: Path, tmp_path: Path) -> None:
     """A text of YOLO-seg is not written anew: its fault is left; the training image in val is not."""
     broken, copy = tmp_path / "set", tmp_path / "copy"
