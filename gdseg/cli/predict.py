@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +95,15 @@ def command(
     with progress("image", quiet=quiet or as_json) as tell:
         work.run(tell)
     work.report(as_json=as_json, quiet=quiet)
-    work.raise_failed()
+    raise_failed(work.failed, len(paths))
+
+
+def raise_failed(failed: Sequence[tuple[Path, str]], images: int) -> None:
+    """Raise DataError if one of the images could not be used; failed: which, and why."""
+    if failed:
+        path, reason = failed[0]
+        what = f"{len(failed)} of {counted(images, 'image')} could not be used; first: {reason}"
+        raise DataError(what, path, "leave it away")
 
 
 def load(checkpoint: str | None, device: str, overrides: list[str], *, quiet: bool) -> Predictor:
@@ -165,12 +173,6 @@ class Work:
     failed: list[tuple[Path, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     maps: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
-
-    def raise_failed(self) -> None:
-        """Raise DataError if an image could not be used."""
-        if self.failed:
-            what = f"{len(self.failed)} of {counted(len(self.paths), 'image')} could not be used"
-            raise DataError(what, *self.failed[0])
 
     def run(self, tell: Any) -> None:
         """Predict all images, one at a time, and write everything."""

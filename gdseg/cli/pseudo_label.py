@@ -12,7 +12,7 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json, print_table
-from gdseg.cli.predict import load, split_checkpoint
+from gdseg.cli.predict import load, raise_failed, split_checkpoint
 from gdseg.cli.progress import progress
 from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import DataError, UsageError
@@ -90,9 +90,7 @@ def command(
     if document["images"]:
         work.write(document, target)
     work.report(target, as_json=as_json, quiet=quiet)
-    if work.failed:
-        what = f"{len(work.failed)} of {counted(len(paths), 'image')} could not be used"
-        raise DataError(what, work.failed[0])
+    raise_failed(work.failed, len(paths))
 
 
 def _load_instances(checkpoint: str | None, device: str, *, quiet: bool) -> Predictor:
@@ -139,7 +137,7 @@ class Work:
     thresholds: Tensor | None
     sheet: Sheet
     sample: int
-    failed: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
     images: Counter[str] = field(default_factory=Counter)
     objects: Counter[str] = field(default_factory=Counter)
     scores: dict[str, float] = field(default_factory=dict)
@@ -176,7 +174,7 @@ class Work:
             try:
                 image = read_image(path, self.predictor.network.recipe.backbone.in_channels)
             except DataError as error:
-                self.failed.append(path)
+                self.failed.append((path, error.what))
                 err.print(f"skipped {path}: {error.what}", highlight=False, markup=False, soft_wrap=True)
                 continue
             found = label_image(self.predictor, image, self.rule, self.thresholds)
@@ -209,7 +207,7 @@ class Work:
         done = len(self.paths) - len(self.failed)
         if as_json:
             counts = {name: self.objects[name] for name in self.predictor.classes}
-            failed = [str(path) for path in self.failed]
+            failed = [str(path) for path, _ in self.failed]
             out = str(target) if done else None
             print_json({"out": out, "images": done, "objects": counts, "failed": failed})
             return

@@ -105,6 +105,8 @@ def test_a_call_without_a_readable_image_leaves_nothing_in_the_way(
     for verb, made in (("predict", "predictions"), ("pseudo-label", "labels.json")):
         result = gdseg(verb, "broken.png", "gone.jpg", "--json")
         assert isinstance(result.exception, DataError)
+        assert "2 of 2 images could not be used; first: cannot read the image" in result.exception.what
+        assert (result.exception.where, result.exception.hint) == ("broken.png", "leave it away")
         assert "2 of 2 images" in str(result.exception)
         assert json.loads(result.stdout)["out"] is None
         assert not Path(made).exists()
