@@ -6,7 +6,6 @@ Called by predict, `gdseg pseudo-label` (whose file can be edited and fed back a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from pycocotools import mask as coco_mask
 from gdseg.data.rle import boxes_of
 from gdseg.eval.coco import as_rle
 from gdseg.structures import Predictions, Record
+
+PREDICTED = "predictions of gdseg"  # how a document of `gdseg predict` describes itself
 
 
 def coco_document(
@@ -48,21 +49,6 @@ def coco_document(
                 annotations.append({"id": len(annotations) + 1, **result, "area": area, "iscrowd": 0})
     categories = [{"id": i, "name": name} for i, name in zip(category_ids, classes, strict=True)]
     return {"info": dict(info), "images": images, "annotations": annotations, "categories": categories}
-
-
-def read_info(path: Path) -> dict[str, Any]:
-    """What a document says of itself in "info"; empty where it says nothing."""
-    try:
-        info = json.loads(path.read_bytes())["info"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return info if isinstance(info, dict) else {}
-
-
-def written_from(path: Path) -> float:
-    """The score below which `gdseg predict` left everything out of a document; 0 where it is not known."""
-    conf = read_info(path).get("conf")
-    return float(conf) if isinstance(conf, int | float) and 0 <= conf <= 1 else 0.0
 
 
 def file_name(found: Predictions, root: Path | None = None) -> str:

@@ -19,6 +19,7 @@ from gdseg.words import counted
 
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
+    from gdseg.eval.predictions_file import PredictionsFile
     from gdseg.eval.scores import Scores
     from gdseg.models.checkpoint import Network
     from gdseg.recipe import Data
@@ -242,14 +243,16 @@ def _score_files(
 ) -> Scores:
     from gdseg.data.dataset import open_dataset
     from gdseg.eval.maps import score_maps
-    from gdseg.eval.maps_file import read_panoptic, read_semantic, task_of
+    from gdseg.eval.maps_file import read_panoptic, read_semantic
+    from gdseg.eval.predictions_file import open_predictions
     from gdseg.eval.results import read_all_results
     from gdseg.eval.run import score_instances
     from gdseg.recipe import Data, Recipe, settled
     from gdseg.recipe_yaml import apply_overrides
 
     recipe = apply_overrides(Recipe(data=Data(root=data or "shapes")), overrides)
-    tasks = [task_of(pred) for pred in preds]
+    files = [open_predictions(pred) for pred in preds]
+    tasks = [file.task for file in files]
     if len(set(tasks)) > 1:
         raise UsageError(
             f"predictions of different tasks: {', '.join(tasks)}", "--pred", "one task at a time"
@@ -260,27 +263,27 @@ def _score_files(
     else:
         dataset = open_dataset(recipe.data, ("val",), task=task)
     if task != "instance":
-        read = read_panoptic if task == "panoptic" else read_semantic
-        maps = chain.from_iterable(read(pred, dataset) for pred in preds)
+        maps = chain.from_iterable(
+            read_panoptic(file, dataset) if task == "panoptic" else read_semantic(file.path, dataset)
+            for file in files
+        )
         return score_maps(maps, dataset, task, boundary=how["boundary"])
-    results = read_all_results(preds, dataset.val, dataset.category_ids)
+    results = read_all_results(files, dataset.val, dataset.category_ids)
     if not quiet:
-        _note_gaps(preds, dataset, {result["image_id"] for result in results})
+        _note_gaps(files, dataset, {result["image_id"] for result in results})
     return score_instances(dataset, results, settled(recipe.postprocess.max_detections), **how)
 
 
-def _note_gaps(preds: list[Path], dataset: Dataset, found: set[int | str]) -> None:
+def _note_gaps(files: list[PredictionsFile], dataset: Dataset, found: set[int | str]) -> None:
     """Say what may be missing in results: images without any (it may be right), and low scores."""
-    from gdseg.coco_json import written_from
-
     missing = [record.image_id for record in dataset.val if record.image_id not in found]
     if missing:
         of = counted(len(dataset.val), "image")
         text = f"note: no result in {len(missing)} of {of}; first: image {missing[0]}"
         err.print(text + "; results in several files need --pred for each", soft_wrap=True)
-    for pred in preds:
-        if (lowest := written_from(pred)) > _LOW:
-            text = f"note: {pred} holds scores from {lowest:g} on only; AP counts lower ones too"
+    for file in files:
+        if (lowest := file.lowest_score) > _LOW:
+            text = f"note: {file.path} holds scores from {lowest:g} on only; AP counts lower ones too"
             err.print(f"{text}: gdseg predict --conf 0", soft_wrap=True)
 
 

@@ -176,14 +176,14 @@ class Work:
 
     def run(self, tell: Any) -> None:
         """Predict all images, one at a time, and write everything."""
-        from gdseg.coco_json import coco_document
+        from gdseg.coco_json import PREDICTED, coco_document
         from gdseg.files import write_atomic, write_json
         from gdseg.map_writers import panoptic_document
 
         network = self.predictor.network
         root = common_root(self.paths)
         info = {
-            "description": "predictions of gdseg",
+            "description": PREDICTED,
             "checkpoint": str(self.predictor.path),
             "conf": self.predictor.lowest_score(self.conf),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from gdseg.runs import last_run
 
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
+    from gdseg.eval.predictions_file import PredictionsFile
     from gdseg.structures import Predictions, Record
 
 EXAMPLES = """Examples:
@@ -29,6 +31,7 @@ EXAMPLES = """Examples:
 
   gdseg visualize runs/R --out curves.png                     losses and AP of a run
 """
+_SAMPLE = 36
 
 
 def command(
@@ -48,7 +51,9 @@ def command(
             "--part", help="train (default), or val (default beside results).", rich_help_panel=o.DATA
         ),
     ] = None,
-    sample: Annotated[int, typer.Option("--sample", help="Images to show, spread evenly.", min=1)] = 36,
+    sample: Annotated[
+        int | None, typer.Option("--sample", help="Images to show, spread evenly (default: 36).", min=1)
+    ] = None,
     conf: Annotated[
         float | None,
         typer.Option(
@@ -64,23 +69,20 @@ def command(
     debug: o.DebugOpt = False,
 ) -> None:
     """Draw labels, predictions or curves."""
-    if target.exists() and not overwrite:
-        raise UsageError("the file exists", target, "use --overwrite to replace it or name another --out")
-    if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"'{target.suffix}' is no picture", target, "use .png or .jpg")
-    if part not in (None, "train", "val"):
-        raise UsageError(f"'{part}' is no part of a data set", "--part", "train or val")
+    _check(target, part, overwrite=overwrite)
+    is_run = what is None or any((Path(what) / name).is_file() for name in ("run.json", "metrics.jsonl"))
+    if is_run:
+        _refuse({"--data": data, "--part": part, "--sample": sample, "--conf": conf})
     if what is None:
         what = str(last_run())
         say_last(Path(what), quiet=quiet)
-    path = Path(what)
-    if (path / "run.json").is_file() or (path / "metrics.jsonl").is_file():
+    path, sample = Path(what), sample or _SAMPLE
+    if is_run:
         from gdseg.view.plots import plot_run
 
         content = plot_run(path, target)
     elif path.is_file() or (data and path.is_dir()):
-        lowest = lowest_score(path, conf)
-        source = _pairs(path, data, part or "val", lowest) if data else _predicted(path, lowest)
+        source, lowest = _found_in(path, data, part or "val", conf, quiet=quiet)
         content = _sheet(source, f"{path.name}: scores from {lowest:g}", sample, target)
     else:
         content = _sheet(
@@ -90,6 +92,23 @@ def command(
         print_json({"out": str(target), "shown": content})
     elif not quiet:
         err.print(f"written to {target}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _check(target: Path, part: str | None, *, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise UsageError("the file exists", target, "use --overwrite to replace it or name another --out")
+    if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"'{target.suffix}' is no picture", target, "use .png or .jpg")
+    if part not in (None, "train", "val"):
+        raise UsageError(f"'{part}' is no part of a data set", "--part", "train or val")
+
+
+def _refuse(options: dict[str, object]) -> None:
+    """Raise UsageError if one of the options is given, which curves do not have."""
+    for name, value in options.items():
+        if value is not None:
+            hint = "name a data set or a file of predictions to draw, or leave it away"
+            raise UsageError("what is drawn are a run's curves, it has no part in them", name, hint)
 
 
 View = tuple["Predictions", "Predictions | None", str]  # masks, dashed masks, what they are called
@@ -124,18 +143,28 @@ def truth_views(record: Record, dataset: Dataset, word: str) -> tuple[Prediction
     return truth_predictions(drawn, names), truth_predictions(drawn, names, crowds=True), word
 
 
-def _predicted(path: Path, conf: float) -> Source:
+def _found_in(
+    path: Path, data: str | None, part: str, conf: float | None, *, quiet: bool
+) -> tuple[Source, float]:
+    """What a file of predictions holds, beside the truth if there is data, and the score to show from."""
+    from gdseg.eval.predictions_file import open_predictions
+
+    file = open_predictions(path)
+    lowest = _lowest_score(file, conf, quiet=quiet)
+    return (_pairs(file, data, part, lowest) if data else _predicted(file, lowest)), lowest
+
+
+def _predicted(file: PredictionsFile, conf: float) -> Source:
     """A COCO document (instances or panoptic) with its own images, as predict and pseudo-label write it."""
     from gdseg.coco_json import truth_predictions
     from gdseg.data.coco import read_coco
     from gdseg.data.coco_panoptic import read_panoptic
     from gdseg.data.label_maps import with_masks
-    from gdseg.eval.maps_file import task_of
 
-    images, task = _image_folder(path), task_of(path)
+    path, images, task = file.path, file.images, file.task
     maps = path.with_suffix("")
     content = read_coco(path, images) if task == "instance" else read_panoptic(path, images, maps, task)
-    records = [record for record in content.records if record.path.is_file()]
+    records = [record for record in content.records if os.path.isfile(record.path)]
     if not records:
         raise DataError("none of its images is there", path, "name the data set they belong to with --data")
 
@@ -146,38 +175,27 @@ def _predicted(path: Path, conf: float) -> Source:
     return Source(records, views)
 
 
-def lowest_score(path: Path, conf: float | None) -> float:
+def _lowest_score(file: PredictionsFile, conf: float | None, *, quiet: bool) -> float:
     """The score to show from: `conf` (None: 0.5), or that from which on the file holds any; say so then."""
-    from gdseg.coco_json import written_from
-
-    held = written_from(path)
-    if conf is not None and conf < held:
-        text = f"note: {path} holds scores from {held:g} on; gdseg predict --conf {conf:g} writes lower ones"
-        err.print(text, soft_wrap=True)
+    held = file.lowest_score
+    if conf is not None and conf < held and not quiet:
+        text = f"note: {file.path} holds scores from {held:g} on"
+        err.print(f"{text}; gdseg predict --conf {conf:g} writes lower ones", soft_wrap=True)
     return max(0.5 if conf is None else conf, held)
 
 
-def _image_folder(path: Path) -> Path:
-    """The folder that file names are relative to: the one the document names, or its own."""
-    from gdseg.coco_json import read_info
-
-    named = read_info(path).get("images")
-    return Path(named) if isinstance(named, str) and Path(named).is_dir() else path.parent
-
-
-def _pairs(path: Path, data: str, part: str, conf: float) -> Source:
+def _pairs(file: PredictionsFile, data: str, part: str, conf: float) -> Source:
     """Truth and predictions of a data set's images."""
     from gdseg.data.dataset import open_dataset
-    from gdseg.eval.maps_file import task_of
     from gdseg.recipe import Data
 
-    dataset = open_dataset(Data(root=data), (part,), task=task_of(path))
+    dataset = open_dataset(Data(root=data), (part,), task=file.task)
     dataset = replace(dataset, val=dataset.train if part == "train" else dataset.val)
-    found = _found(path, dataset, conf)
+    found = _found(file, dataset, conf)
     return Source(dataset.val, lambda r: [truth_views(r, dataset, "true"), (found(r), None, "found")])
 
 
-def _found(path: Path, dataset: Dataset, conf: float) -> Callable[[Record], Predictions]:
+def _found(file: PredictionsFile, dataset: Dataset, conf: float) -> Callable[[Record], Predictions]:
     """What a file or a folder of predictions says of each record of `dataset.val`."""
     from gdseg.coco_json import result_predictions
     from gdseg.eval.maps_file import read_panoptic, read_semantic
@@ -186,11 +204,12 @@ def _found(path: Path, dataset: Dataset, conf: float) -> Callable[[Record], Pred
 
     names, ids = dataset.classes, dataset.category_ids
     if dataset.task != "instance":
-        read = read_panoptic if dataset.task == "panoptic" else read_semantic
-        maps = {each.image_id: each for each in read(path, dataset)}
+        is_panoptic = dataset.task == "panoptic"
+        found = read_panoptic(file, dataset) if is_panoptic else read_semantic(file.path, dataset)
+        maps = {each.image_id: each for each in found}
         return lambda record: map_regions(record, maps.get(record.image_id), names)
     by_image: dict[int | str, list[dict[str, Any]]] = {}
-    for result in read_results(path, dataset.val, ids):
+    for result in read_results(file, dataset.val, ids):
         by_image.setdefault(result["image_id"], []).append(result)
     return lambda r: result_predictions(r, by_image.get(r.image_id, []), names, ids).filter(conf)
 

@@ -67,19 +67,24 @@ def without_gc() -> Iterator[None]:
 
 
 _State = tuple[Path, int, int]
-_peeked: dict[_State, dict[str, list[Any]]] = {}  # the last file that `peek_json` read
+_peeked: dict[_State, Any] = {}  # the last file that `peek` read
 
 
-def peek_json(path: Path) -> dict[str, list[Any]]:
-    """As `read_json`, but keeps the content for the next reader of the same file, since parsing takes long.
+def peek(path: Path) -> Any:
+    """What a json file holds, kept for the next reader of the same file, since parsing takes long.
 
-    The content must not be changed.
+    The content must not be changed. Raises DataError if it is no json file.
     """
-    content = read_json(path)
+    content = _take(path)
     state = _state(path)
     if state is not None:
         _peeked[state] = content
     return content
+
+
+def peek_json(path: Path) -> dict[str, list[Any]]:
+    """As `read_json`, but as `peek` does it."""
+    return _checked(peek(path), path)
 
 
 def _state(path: Path) -> _State | None:
@@ -92,23 +97,27 @@ def _state(path: Path) -> _State | None:
 
 def read_json(path: Path) -> dict[str, list[Any]]:
     """The lists "images", "annotations" and "categories" of a COCO file. Raises DataError."""
+    return _checked(_take(path), path)
+
+
+def _take(path: Path) -> Any:
     state = _state(path)
     kept = _peeked.pop(state, None) if state else None
     _peeked.clear()  # whoever reads has its own use for the memory
     if kept is not None:
         return kept
-    with without_gc():
-        return _parse(path)
-
-
-def _parse(path: Path) -> dict[str, list[Any]]:
-    hint = "expected a json object with the lists images, annotations and categories"
     try:
-        content = json.loads(path.read_bytes())
+        with without_gc():
+            return json.loads(path.read_bytes())
     except OSError as error:
-        raise DataError(f"cannot read the annotations: {error.strerror}", path, "check the path") from error
+        raise DataError(f"cannot read the json: {error.strerror}", path, "check the path") from error
     except (ValueError, RecursionError) as error:  # also bad UTF-8, absurd nesting and numbers
-        raise DataError(f"not a json file: {shorten(str(error), 100)}", path, hint) from error
+        what = f"not a json file: {shorten(str(error), 100)}"
+        raise DataError(what, path, "expected a json file in COCO's format") from error
+
+
+def _checked(content: Any, path: Path) -> dict[str, list[Any]]:
+    hint = "expected a json object with the lists images, annotations and categories"
     if not isinstance(content, dict):
         raise DataError("the json is not COCO: it is not an object", path, hint)
     for key in ("images", "annotations", "categories"):

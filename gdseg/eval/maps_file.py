@@ -5,7 +5,6 @@ Everything is checked before it is used. Called by `gdseg eval --pred`; `gdseg p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,32 +18,18 @@ from gdseg.data.label_maps import read_ids
 from gdseg.data.rle import shorten
 from gdseg.errors import DataError
 from gdseg.eval.maps import FoundMap
+from gdseg.eval.predictions_file import PredictionsFile
 from gdseg.structures import Record
 
 
-def task_of(path: Path) -> str:
-    """The task of a file of predictions: a folder is semantic, a json tells. Raises DataError."""
-    if path.is_dir():
-        return "semantic"
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read the predictions: {error.strerror}", path, "check the path") from error
-    except (ValueError, RecursionError):
-        return "instance"  # its reader says what is wrong
-    entries: Any = content.get("annotations") if isinstance(content, dict) else None
-    first = entries[0] if isinstance(entries, list) and entries else None
-    return "panoptic" if isinstance(first, dict) and "segments_info" in first else "instance"
-
-
-def read_panoptic(path: Path, dataset: Dataset) -> Iterator[FoundMap]:
+def read_panoptic(file: PredictionsFile, dataset: Dataset) -> Iterator[FoundMap]:
     """The maps of a panoptic json of predictions, whose PNGs lie in a folder of its name or in "panoptic".
 
     Images are found by file name where the json lists them, else by id. Raises DataError for the first
     entry that is wrong: an image not listed or given twice, no PNG, a segment of no known category or
     whose id is 0 or given twice, a pixel without a segment.
     """
-    content = json.loads(path.read_bytes())
+    path, content = file.path, file.content
     entries, labels = content["annotations"], {c: i for i, c in enumerate(dataset.category_ids)}
     ids = _ids_by_file_name(content.get("images"), dataset.val)
     seen = set[int | str]()

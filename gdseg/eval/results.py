@@ -6,7 +6,6 @@ Reads the COCO results format (a list) and the documents that `gdseg predict` wr
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,12 @@ from gdseg.data.coco import TOLERANCE
 from gdseg.data.rle import SegmentationError, check_polygons, check_rle, shorten, to_rle
 from gdseg.errors import DataError
 from gdseg.eval.coco import as_rle
+from gdseg.eval.predictions_file import PredictionsFile
 from gdseg.structures import Record
 
 
 def read_all_results(
-    paths: Sequence[Path], records: Sequence[Record], category_ids: Sequence[int]
+    files: Sequence[PredictionsFile], records: Sequence[Record], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The detections in several files, as of processes that shared the images.
 
@@ -30,29 +30,26 @@ def read_all_results(
     """
     results: list[dict[str, Any]] = []
     owner: dict[int | str, Path] = {}
-    for path in paths:
-        found = read_results(path, records, category_ids)
+    for file in files:
+        found = read_results(file, records, category_ids)
         for image_id in {result["image_id"] for result in found}:
             if image_id in owner:
                 what = f"image {shorten(image_id)} has results in {owner[image_id]} too"
-                raise DataError(what, path, "give each image's results once")
-            owner[image_id] = path
+                raise DataError(what, file.path, "give each image's results once")
+            owner[image_id] = file.path
         results += found
     return results
 
 
-def read_results(path: Path, records: Sequence[Record], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def read_results(
+    file: PredictionsFile, records: Sequence[Record], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
     """The detections in a json file, checked against the data set they are for.
 
     A list in COCO's results format, or a document with "images" and "annotations", whose images are
-    found by file name when its ids are others. Raises DataError: unreadable, or the first wrong entry.
+    found by file name when its ids are others. Raises DataError: no results, or the first wrong entry.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read the results: {error.strerror}", path, "check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not a json file: {shorten(str(error), 100)}", path) from error
+    content, path = file.content, file.path
     entries = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         hint = "expected a list of results, or an object with the lists images, annotations and categories"

@@ -42,6 +42,49 @@ def test_predictions_alone_and_beside_the_truth(gdseg: Gdseg, small_run: Path, s
     assert isinstance(gdseg("visualize", pred, "--out", "c.png").exception, DataError)
 
 
+def test_a_file_of_predictions_is_parsed_once(
+    gdseg: Gdseg, small_run: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gdseg("predict", small_data / "val", "--conf", 0.01, "--format", "coco", "-q").exit_code == 0
+    pred, real, parsed = Path("predictions/predictions.json"), json.loads, []
+
+    def loads(text: str | bytes, **options: object) -> object:
+        parsed.append(text if isinstance(text, bytes) else text.encode())
+        return real(text, **options)
+
+    monkeypatch.setattr(json, "loads", loads)
+    for words in (
+        ["visualize", pred, "--out", "a.png"],
+        ["visualize", pred, "--out", "b.png", "--data", small_data],
+        ["eval", "--pred", pred, "--data", small_data],
+    ):
+        parsed.clear()
+        assert gdseg(*words).exit_code == 0
+        assert parsed.count(pred.read_bytes()) == 1
+
+
+def test_notes_and_absurd_folders(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    assert gdseg("predict", small_data / "val", "--conf", 0.01, "--format", "coco", "-q").exit_code == 0
+    pred = Path("predictions/predictions.json")
+    words = ["visualize", pred, "--conf", 0, "--overwrite", "--out", "a.png"]
+    assert "holds scores from 0.01 on" in gdseg(*words).stderr
+    assert gdseg(*words, "--quiet").stderr == ""
+    content = json.loads(pred.read_text())
+    content["info"]["images"] = "x" * 5000
+    pred.write_text(json.dumps(content))
+    assert isinstance(gdseg(*words).exception, DataError)
+
+
+@pytest.mark.parametrize("option", ["--data", "--part", "--sample", "--conf"])
+def test_curves_have_no_options_of_data(gdseg: Gdseg, small_run: Path, option: str) -> None:
+    value = {"--data": "small", "--part": "val"}.get(option, "1")
+    for words in ([], ["runs/R"]):
+        error = gdseg("visualize", *words, "--out", "x.png", option, value).exception
+        assert isinstance(error, UsageError)
+        assert error.where == option
+    assert not Path("x.png").exists()
+
+
 def test_curves(gdseg: Gdseg, small_run: Path) -> None:
     result = gdseg("visualize", small_run, "--out", "c.png", "--json")
     assert json.loads(result.stdout)["shown"] == ["losses"]

@@ -158,7 +158,7 @@ def test_json_that_is_not_text(make_coco: Any, content: Content) -> None:
     (root / "annotations" / "instances_train.json").write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(DataError, match="not a json file"):
         load(root)
-    with pytest.raises(DataError, match="cannot read the annotations"):
+    with pytest.raises(DataError, match="cannot read the json"):
         load_coco(root, root)
 
 

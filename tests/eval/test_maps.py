@@ -12,7 +12,8 @@ from gdseg.data.coco_panoptic import read_panoptic as read_truth
 from gdseg.data.dataset import Dataset, open_dataset
 from gdseg.errors import DataError
 from gdseg.eval.maps import score_maps
-from gdseg.eval.maps_file import read_panoptic, read_semantic, task_of
+from gdseg.eval.maps_file import read_panoptic, read_semantic
+from gdseg.eval.predictions_file import open_predictions
 from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Record
 
@@ -30,8 +31,8 @@ def sample(shared_dir: Path) -> tuple[Path, Dataset]:
 
 def test_the_panoptic_sample_scores_one_against_itself(sample) -> None:
     path, dataset = sample
-    assert task_of(path) == "panoptic"
-    scores = score_maps(read_panoptic(path, dataset), dataset, "panoptic")
+    assert open_predictions(path).task == "panoptic"
+    scores = score_maps(read_panoptic(open_predictions(path), dataset), dataset, "panoptic")
     assert scores.metrics["pq"] == scores.metrics["sq"] == scores.metrics["rq"] == 1
     there = [name for name, values in scores.per_class.items() if values["true_positives"]]
     content = json.loads(path.read_text())
@@ -61,7 +62,7 @@ def test_what_is_wrong_with_results_is_named(sample, tmp_path: Path, change, mes
     shutil.copytree(path.with_suffix(""), tmp_path / "r")
     (tmp_path / "r.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
-        score_maps(read_panoptic(tmp_path / "r.json", dataset), dataset, "panoptic")
+        score_maps(read_panoptic(open_predictions(tmp_path / "r.json"), dataset), dataset, "panoptic")
 
 
 def test_images_are_found_by_file_name_not_by_a_number_that_happens_to_fit(sample, tmp_path: Path) -> None:
@@ -73,11 +74,12 @@ def test_images_are_found_by_file_name_not_by_a_number_that_happens_to_fit(sampl
         assert image["id"] == annotation["image_id"]
         image["id"] = annotation["image_id"] = sum(ids) - image["id"]  # the other's id
     (tmp_path / "r.json").write_text(json.dumps(content))
-    assert score_maps(read_panoptic(tmp_path / "r.json", dataset), dataset, "panoptic").metrics["pq"] == 1
+    found = read_panoptic(open_predictions(tmp_path / "r.json"), dataset)
+    assert score_maps(found, dataset, "panoptic").metrics["pq"] == 1
     content["images"][0]["file_name"] = "elsewhere.jpg"
     (tmp_path / "r.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="is not among the json's images"):
-        list(read_panoptic(tmp_path / "r.json", dataset))
+        list(read_panoptic(open_predictions(tmp_path / "r.json"), dataset))
 
 
 def test_huge_category_ids_cost_nothing(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_the_ade20k_sample(shared_dir: Path, tmp_path: Path) -> None:
     folder = shared_dir / "data" / "ade20k_sceneparsing_sample"
     data = Data(root=str(folder), val="annotations", val_images="images")
     dataset = open_dataset(data, ("val",), task="semantic")
-    assert task_of(folder / "predictions") == "semantic"
+    assert open_predictions(folder / "predictions").task == "semantic"
     metrics = score_maps(read_semantic(folder / "predictions", dataset), dataset, "semantic").metrics
     assert metrics == dict.fromkeys(("miou", "fwiou", "pixel_accuracy", "class_accuracy"), 1.0)
     with pytest.raises(DataError, match="has no PNG of the name"):

@@ -15,6 +15,7 @@ from gdseg.errors import DataError
 from gdseg.eval.maps import score_maps
 from gdseg.eval.maps_file import read_panoptic
 from gdseg.eval.panoptic import PanopticQuality, Truth
+from gdseg.eval.predictions_file import open_predictions
 
 PERSON, CAR, SKY = 0, 1, 2
 CLASSES, THINGS = ["person", "car", "sky"], [True, True, False]
@@ -154,7 +155,7 @@ def test_equals_panopticapi(seed: int, tmp_path: Path):
         for first, last in itertools.pairwise(cuts):
             path = tmp_path / "found" / f"{first}.json"
             path.write_text(json.dumps({**document, "annotations": found[first:last]}))
-            maps += list(read_panoptic(path, dataset))
+            maps += list(read_panoptic(open_predictions(path), dataset))
         scores = score_maps(maps, dataset, "panoptic")
         expected = {name: value for name, value in official.items() if name != "per_class"}
         assert scores.metrics == pytest.approx(expected, abs=1e-12)

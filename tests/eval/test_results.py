@@ -10,6 +10,7 @@ import pytest
 from gdseg.data.rle import to_rle
 from gdseg.errors import DataError
 from gdseg.eval.coco import score
+from gdseg.eval.predictions_file import open_predictions
 from gdseg.eval.results import check_results, read_all_results, read_results
 from gdseg.structures import Record
 
@@ -87,7 +88,9 @@ def test_an_empty_mask_is_a_false_positive() -> None:
 def test_boxes_alone_give_box_ap_alone(tmp_path: Path) -> None:
     boxes = [{"image_id": i, "category_id": 5, "score": 0.5, "bbox": [3, 2, 15, 10]} for i in (1, "b")]
     (tmp_path / "r.json").write_text(json.dumps(boxes))
-    metrics = score(RECORDS, ["x", "y"], [5, 6], read_results(tmp_path / "r.json", RECORDS, [5, 6])).metrics
+    metrics = score(
+        RECORDS, ["x", "y"], [5, 6], read_results(open_predictions(tmp_path / "r.json"), RECORDS, [5, 6])
+    ).metrics
     assert metrics["box_ap"] == pytest.approx(1)
     assert not any(name.startswith("mask") for name in metrics)
 
@@ -96,27 +99,30 @@ def test_a_document_finds_its_images_by_file_name(tmp_path: Path) -> None:
     images = [{"id": 10, "file_name": "x/b.jpg"}, {"id": 20, "file_name": "1.jpg"}]
     document = {"images": images, "annotations": [{**GOOD, "image_id": 10}, {**GOOD, "image_id": 20}]}
     (tmp_path / "r.json").write_text(json.dumps(document))
-    assert [r["image_id"] for r in read_results(tmp_path / "r.json", RECORDS, [5, 6])] == ["b", 1]
+    assert [r["image_id"] for r in read_results(open_predictions(tmp_path / "r.json"), RECORDS, [5, 6])] == [
+        "b",
+        1,
+    ]
     for broken in ({"images": 3}, {"images": [3]}, {"annotations": [3]}, {"annotations": {}}):
         (tmp_path / "r.json").write_text(json.dumps({**document, **broken}))
         with pytest.raises(DataError):
-            read_results(tmp_path / "r.json", RECORDS, [5, 6])
+            read_results(open_predictions(tmp_path / "r.json"), RECORDS, [5, 6])
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", '"a"', "[" * 100_000, "{}"])
 def test_files_that_hold_no_results(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(DataError):
-        read_results(tmp_path / "r.json", RECORDS, [5, 6])
+        read_results(open_predictions(tmp_path / "r.json"), RECORDS, [5, 6])
     with pytest.raises(DataError, match="cannot read"):
-        read_results(tmp_path / "gone.json", RECORDS, [5, 6])
+        read_results(open_predictions(tmp_path / "gone.json"), RECORDS, [5, 6])
 
 
 def test_several_files_are_one_and_no_image_is_in_two(tmp_path: Path) -> None:
     paths = [tmp_path / "0.json", tmp_path / "1.json", tmp_path / "2.json"]
     for path, entries in zip(paths, ([GOOD, GOOD], [{**GOOD, "image_id": "b"}], []), strict=True):
         path.write_text(json.dumps(entries))
-    results = read_all_results(paths, RECORDS, [5, 6])
+    results = read_all_results([open_predictions(p) for p in paths], RECORDS, [5, 6])
     assert [result["image_id"] for result in results] == [1, 1, "b"]
     with pytest.raises(DataError, match=r"image 1 has results in .*0.json too"):
-        read_all_results([*paths, paths[0]], RECORDS, [5, 6])
+        read_all_results([open_predictions(p) for p in (*paths, paths[0])], RECORDS, [5, 6])
