@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -42,6 +44,8 @@ EXAMPLES = """Examples:
 
   gdseg eval runs/R --scales 0.75,1,1.5 --flip      several views of each image, averaged
 """
+# of recipe.data: what the validation data depends on, besides its folder
+_VAL_KEYS = ("format", "val", "val_images", "val_maps", "classes", "ignore_label")
 _LOW = 0.05  # of scores: what lies below hardly changes AP
 
 Arguments = Annotated[
@@ -121,25 +125,27 @@ def command(
     given, overrides = split_arguments(arguments or [])
     overrides = inference_changes(context.params, overrides)
     how: dict[str, Any] = {"boundary": boundary, "areas": read_areas(areas)}
-    sources: Mapping[str, Path | list[Path]]
+    about: dict[str, dict[str, Any]] = {}
     if pred:
         if given is not None or role is not None or inference_changes(context.params):
             what = "--pred scores a file, a checkpoint, --role, tiles or views have no part in it"
             raise UsageError(what, "--pred", "leave it away")
-        sources = {"results": pred if len(pred) > 1 else pred[0]}
-        scores = {"results": _score_files(pred, data, overrides, how, quiet=quiet)}
+        scored, places = _score_files(pred, data, overrides, how, quiet=quiet)
+        scores = {"results": scored}
+        about["results"] = {"source": pred if len(pred) > 1 else pred[0], **places}
         target = out or pred[0].with_suffix(".eval.json")
     else:
         if given is None:
             say_last(last_run(), quiet=quiet)
-        sources = files = networks(given, role)
+        files = networks(given, role)
         scores, other = {}, ""
         for name, file in files.items():
-            scores[name], other = _score_network(
+            scores[name], places, other = _score_network(
                 file, data, overrides, device, batch_size, how, quiet=quiet or as_json
             )
+            about[name] = {"source": file, **places}
         target = out or _beside(list(files.values())[-1], other)
-    _report(scores, sources, target, per_class=per_class, as_json=as_json, quiet=quiet)
+    _report(scores, about, target, per_class=per_class, as_json=as_json, quiet=quiet)
 
 
 def read_areas(text: str) -> tuple[float, float] | str:
@@ -208,14 +214,15 @@ def _score_network(
     how: dict[str, Any],
     *,
     quiet: bool,
-) -> tuple[Scores, str]:
-    """The scores, and a name for the data where it is not the network's own."""
+) -> tuple[Scores, dict[str, Any], str]:
+    """The scores, where the data is, and a name for it where it is not the network's own."""
     from gdseg.data.dataset import open_dataset
     from gdseg.device import resolve_device
     from gdseg.eval.run import evaluate
     from gdseg.models.checkpoint import load_network
     from gdseg.recipe import Data
     from gdseg.recipe_yaml import apply_overrides
+    from gdseg.train.start import labels_sha256
 
     chosen = resolve_device(device)
     network = load_network(file, chosen)
@@ -227,20 +234,31 @@ def _score_network(
     check_classes(network, dataset, file)
     with progress(f"{network.role}: image", quiet=quiet) as tell:
         scores = evaluate(network.model, dataset, recipe, chosen, batch_size, tell, **how)
-    return scores, other_data(own, recipe.data)
+    labels = labels_sha256(dataset.val_json, dataset.val)
+    return scores, _places(dataset), other_data(own, recipe.data, labels)
 
 
-def other_data(own: Data, used: Data) -> str:
-    """A short name of the validation data used; empty if it is a network's own."""
-    same_root = Path(own.root).resolve() == Path(used.root).resolve()
-    if same_root and own.val == used.val:
+def other_data(own: Data, used: Data, labels: str | None) -> str:
+    """A name for the validation data used, its own for each; empty if it is a network's own.
+
+    labels: their sha256.
+    """
+    place = str(Path(used.root).resolve())
+    keys = [getattr(used, key) for key in _VAL_KEYS]
+    if place == str(Path(own.root).resolve()) and keys == [getattr(own, key) for key in _VAL_KEYS]:
         return ""
-    return Path(used.val).stem if used.val and same_root else Path(used.root).resolve().name
+    digest = hashlib.sha256(json.dumps([place, keys, labels]).encode()).hexdigest()
+    return f"{Path(place).name}-{Path(used.val or 'val').stem}-{digest[:6]}"
+
+
+def _places(dataset: Dataset) -> dict[str, Any]:
+    """Where the data is, for the document."""
+    return {"data": dataset.root.resolve(), "labels": dataset.val_json and dataset.val_json.resolve()}
 
 
 def _score_files(
     preds: list[Path], data: str | None, overrides: list[str], how: dict[str, Any], *, quiet: bool
-) -> Scores:
+) -> tuple[Scores, dict[str, Any]]:
     from gdseg.data.dataset import open_dataset
     from gdseg.eval.maps import score_maps
     from gdseg.eval.maps_file import read_panoptic, read_semantic
@@ -267,11 +285,12 @@ def _score_files(
             read_panoptic(file, dataset) if task == "panoptic" else read_semantic(file.path, dataset)
             for file in files
         )
-        return score_maps(maps, dataset, task, boundary=how["boundary"])
+        return score_maps(maps, dataset, task, boundary=how["boundary"]), _places(dataset)
     results = read_all_results(files, dataset.val, dataset.category_ids)
     if not quiet:
         _note_gaps(files, dataset, {result["image_id"] for result in results})
-    return score_instances(dataset, results, settled(recipe.postprocess.max_detections), **how)
+    most = settled(recipe.postprocess.max_detections)
+    return score_instances(dataset, results, most, **how), _places(dataset)
 
 
 def _note_gaps(files: list[PredictionsFile], dataset: Dataset, found: set[int | str]) -> None:
@@ -298,7 +317,7 @@ def _truth_alone(path: Path) -> Dataset:
         raise DataError(
             f"{counted(len(faults), 'fault')}; first: {faults[0]}", path, "correct the annotations"
         )
-    return Dataset(path.parent, [], content.records, content.classes, content.category_ids)
+    return Dataset(path.parent, [], content.records, content.classes, content.category_ids, val_json=path)
 
 
 def _beside(file: Path, other: str) -> Path:
@@ -312,7 +331,7 @@ def _beside(file: Path, other: str) -> Path:
 
 def _report(
     scores: dict[str, Scores],
-    sources: Mapping[str, Path | list[Path]],
+    about: Mapping[str, Mapping[str, Any]],
     target: Path,
     *,
     per_class: bool,
@@ -322,7 +341,7 @@ def _report(
     from gdseg.files import plain, write_json
 
     document: dict[str, Any] = {
-        name: {"source": sources[name], "metrics": s.metrics, "per_class": s.per_class}
+        name: {**about[name], "metrics": s.metrics, "per_class": s.per_class}
         | ({"areas": s.areas} if s.areas else {})
         for name, s in scores.items()
     }

@@ -50,8 +50,9 @@ def test_the_last_run_both_roles(gdseg: Gdseg, small_run: Path, small_data: Path
     assert "student box" in result.stdout
     assert "dog" in result.stdout
     assert result.stderr.startswith("the last run is taken: runs/R\n")
-    assert f"written to {small_run.relative_to(small_run.parent.parent)}/eval-small.json" in result.stderr
-    document = json.loads((small_run / "eval-small.json").read_text())
+    [written] = small_run.glob("eval-small-val-*.json")
+    assert f"written to runs/R/{written.name}" in result.stderr
+    document = json.loads(written.read_text())
     assert list(document) == ["teacher", "student"]
     assert document["student"]["metrics"]["mask_ap"] is not None
     assert document["student"]["per_class"]["dog"]["objects"] == 1
@@ -61,28 +62,51 @@ def test_other_data_never_replaces_the_runs_own_results(
     gdseg: Gdseg, small_run: Path, small_data: Path
 ) -> None:
     (small_run / "eval.json").write_text("the run's own")
-    for words, name in (
-        (["--data", small_data], "eval-small.json"),
-        (["--data", small_data, "data.val=annotations/instances_train.json"], "eval-small.json"),
+    other = shutil.copytree(small_data, small_data.parent / "b" / "small")
+    for words in (
+        ["--data", small_data],
+        ["--data", small_data, "data.val=annotations/instances_train.json", "data.val_images=train"],
+        ["--data", small_data, "data.val_images=train"],
+        ["--data", other],
     ):
         result = gdseg("eval", "runs/R", *words)
         assert result.exit_code == 0, result.exception
-        assert f"written to runs/R/{name}" in result.stderr
         assert "the last run is taken" not in result.stderr
     assert (small_run / "eval.json").read_text() == "the run's own"
+    written = {path.name: json.loads(path.read_text()) for path in small_run.glob("eval-*.json")}
+    assert [name.rsplit("-", 1)[0] for name in sorted(written)] == [
+        "eval-small-instances_train",
+        *["eval-small-val"] * 3,
+    ]
+    data = sorted(document["student"]["data"] for document in written.values())
+    assert data == sorted([str(other), *[str(small_data)] * 3])
+    assert gdseg("eval", "runs/R", "--data", small_data).exit_code == 0
+    assert len(list(small_run.glob("eval-*.json"))) == 4  # the same data has the same name
 
 
 def test_data_is_the_networks_own_or_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     own = Data(root="a/set", val="val.json")
-    for used, name in (
-        (Data(root="a/set", val="val.json", ratio=0.1), ""),
-        (Data(root=str(tmp_path / "a" / "set"), val="val.json"), ""),
-        (Data(root="a/set", val="x/test.json"), "test"),
-        (Data(root="b/other", val="val.json"), "other"),
-        (Data(root="a/set"), "set"),
+    for used in (
+        Data(root="a/set", val="val.json", ratio=0.1, train="other.json"),
+        Data(root=str(tmp_path / "a" / "set"), val="val.json"),
     ):
-        assert other_data(own, used) == name
+        assert other_data(own, used, "0") == ""
+    others = [
+        (Data(root="a/set", val="x/test.json"), "0"),
+        (Data(root="b/set", val="val.json"), "0"),
+        (Data(root="b/set", val="val.json"), "1"),
+        (Data(root="a/set"), "0"),
+        *(
+            (Data(root="a/set", val="val.json", **{key: "x"}), "0")
+            for key in ("val_images", "val_maps", "classes")
+        ),
+        (Data(root="a/set", val="val.json", format="coco"), "0"),
+    ]
+    names = [other_data(own, used, labels) for used, labels in others]
+    assert len(set(names)) == len(names)
+    assert names[0].startswith("set-test-")
+    assert all(name.startswith("set-val-") for name in names[1:])
 
 
 def test_one_file_json_and_overrides(
