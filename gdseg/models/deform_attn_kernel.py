@@ -63,21 +63,46 @@ def _registered(key: str) -> bool:
 
 # Read once, so that compiled graphs see a constant.
 KERNEL = load(os.environ.get("GDSEG_KERNEL", "auto"))
-_announced = False
+_said: set[str] = set()
 
 
 def runs_on(device: str) -> bool:
-    """Whether tensors on a "cpu" or "cuda" device take the compiled path.
+    """Whether tensors on a "cpu" or "cuda" device take the compiled path; `auto` warns once if not.
 
     Raises MachineError (exit code 5) where GDSEG_KERNEL=require cannot be met, UsageError for other words.
     """
     if device in KERNEL.devices:
         return True
-    if KERNEL.mode == "require":
+    _refuse(device)
+    if KERNEL.mode == "auto" and device != "meta":
+        _warn(device)
+    return False
+
+
+def _refuse(device: str) -> None:
+    if KERNEL.mode == "require" and device not in KERNEL.devices:
         raise MachineError(f"no compiled deformable attention for {device}", KERNEL.why, BUILD_HINT)
     if KERNEL.mode not in MODES:
         raise UsageError(KERNEL.why, "environment variable GDSEG_KERNEL")
-    return False
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # said while a graph is traced, too
+def _warn(device: str) -> bool:
+    if not KERNEL.devices:
+        return _say(logging.WARNING, describe())
+    hint = "to build it: make kernels CUDA=1 (needs nvcc)" if device == "cuda" else "there is none to build"
+    slow = f"tensors on {device} take the slower PyTorch path, no compiled operator is for them"
+    return _say(logging.WARNING, f"{slow} ({KERNEL.why}); {hint}")
+
+
+def _say(level: int, text: str) -> bool:
+    """Log a line once; whether it was said now."""
+    log = logging.getLogger("gdseg")
+    if text in _said or not log.isEnabledFor(level):
+        return False
+    _said.add(text)
+    log.log(level, "deformable attention: %s", text)
+    return True
 
 
 def describe() -> str:
@@ -91,7 +116,7 @@ def describe() -> str:
 def kernel_problem() -> str | None:
     """What `runs_on("cpu")` would raise, in one line; None if all is as GDSEG_KERNEL asks."""
     try:
-        runs_on("cpu")
+        _refuse("cpu")
     except (MachineError, UsageError) as error:
         return error.what
     return None
@@ -101,12 +126,9 @@ def announce(level: int = logging.DEBUG) -> None:
     """Log once which path runs and why, and raise as `runs_on` does.
 
     level: of the compiled path, which is what one expects; the slow one is told as information where it was
-    asked for, else as a warning.
+    asked for, else `runs_on` warns.
     """
-    global _announced
-    runs_on("cpu")
-    if not KERNEL.devices:
-        level = logging.INFO if KERNEL.mode == "off" else logging.WARNING
-    if not _announced and logging.getLogger("gdseg").isEnabledFor(level):
-        logging.getLogger("gdseg").log(level, "deformable attention: %s", describe())
-        _announced = True
+    if runs_on("cpu"):
+        _say(level, describe())
+    elif KERNEL.mode == "off":
+        _say(logging.INFO, describe())

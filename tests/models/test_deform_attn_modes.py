@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from gdseg.errors import MachineError, UsageError
 from gdseg.models import deform_attn_kernel as kernel
-from gdseg.models.deform_attn import MSDeformAttn
+from gdseg.models.deform_attn import MSDeformAttn, ms_deform_attn
 
 
 def test_modes(monkeypatch, tmp_path):
@@ -30,7 +31,7 @@ def test_modes(monkeypatch, tmp_path):
 
 def test_auto_says_once_that_the_slow_path_runs(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(kernel, "KERNEL", kernel.load("auto", tmp_path / "none.so"))
-    monkeypatch.setattr(kernel, "_announced", False)
+    monkeypatch.setattr(kernel, "_said", set())
     with caplog.at_level("INFO", "gdseg"):
         MSDeformAttn(32, 2, 4, 4)
         MSDeformAttn(32, 2, 4, 4)
@@ -39,17 +40,34 @@ def test_auto_says_once_that_the_slow_path_runs(monkeypatch, tmp_path, caplog):
     assert "make kernels" in caplog.text
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_auto_says_once_that_a_device_has_no_kernel(compiled, monkeypatch, caplog):
+    """A library without CUDA on a machine with a GPU; here the CPU is the device that was left out."""
+    monkeypatch.setattr(kernel, "KERNEL", kernel.Kernel("auto", frozenset({"cuda"}), "CUDA: none"))
+    monkeypatch.setattr(kernel, "_said", set())
+    call = torch.compile(ms_deform_attn, backend="eager", fullgraph=True) if compiled else ms_deform_attn
+    with caplog.at_level("WARNING", "gdseg"):
+        for _ in range(2):
+            call(torch.randn(1, 4, 1, 8), [(2, 2)], torch.rand(1, 3, 1, 1, 4, 2), torch.rand(1, 3, 1, 1, 4))
+        assert len(caplog.records) == 1
+        assert "tensors on cpu take the slower PyTorch path" in caplog.text
+        assert "CUDA: none" in caplog.text
+        monkeypatch.setattr(kernel, "KERNEL", kernel.Kernel("auto", frozenset({"cpu"}), "CUDA: none"))
+        assert not kernel.runs_on("cuda")
+    assert "make kernels CUDA=1" in caplog.records[1].getMessage()
+
+
 def test_the_compiled_path_is_told_where_it_is_asked_for(monkeypatch, caplog):
     """Building a network says nothing of what all expect; training and bench ask for the line."""
     monkeypatch.setattr(kernel, "KERNEL", kernel.Kernel("auto", frozenset({"cpu"}), "AVX2"))
-    monkeypatch.setattr(kernel, "_announced", False)
+    monkeypatch.setattr(kernel, "_said", set())
     with caplog.at_level("INFO", "gdseg"):
         MSDeformAttn(32, 2, 4, 4)
         assert caplog.records == []
         kernel.announce(logging.INFO)
         kernel.announce(logging.INFO)
     assert [r.getMessage() for r in caplog.records] == [f"deformable attention: {kernel.describe()}"]
-    monkeypatch.setattr(kernel, "_announced", False)
+    monkeypatch.setattr(kernel, "_said", set())
     with caplog.at_level("DEBUG", "gdseg"):
         MSDeformAttn(32, 2, 4, 4)
     assert caplog.records[-1].levelname == "DEBUG"
