@@ -49,12 +49,14 @@ bench: $(STAMP) kernels-if-possible ## time the parts against their reference on
 	$(GDSEG) bench
 
 # One after the other: the tests must not disturb the times. Without network: make gpu INSTALL=0 VENV=path/to/venv
-gpu: $(STAMP) ## all that needs a GPU, in one go: compile the CUDA part, test, and time the operator against its bars
+gpu: $(STAMP) ## all that needs a GPU: compile for CUDA, test, time the operator; fails if a test fails or a bar is missed
 	@$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit( \
 	  f'make gpu: torch {torch.__version__} sees no GPU here; nothing was built or run')"
+	@$(BIN)/python -c "import importlib.util as i, sys; i.find_spec('deformops') or print('make gpu: deformops is not', \
+	  'installed, its bars will not run: pip install deformops==3.*; it needs Python 3.12 or newer, this is', sys.version.split()[0])"
 	$(MAKE) kernels $(OPS_BASELINE) CUDA=1
-	GDSEG_KERNEL=require $(BIN)/python -m pytest -m gpu -rs
-	GDSEG_KERNEL=require $(BIN)/python -m gdseg bench op --device cuda --repeats 20
+	@failed=0; export GDSEG_KERNEL=require; set -x; $(BIN)/python -m pytest -m gpu -rs || failed=1; \
+	  $(BIN)/python -m gdseg bench op --device cuda --repeats 20 --check || failed=1; exit $$failed
 
 # libasan must come first in the process; it would report what Python itself never frees
 sanitize: $(STAMP) ## the operators' tests on a CPU under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -31,7 +31,7 @@ TILE = 1000  # where the recipe names none
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageRow:
     """One way: seconds by the clock and of the processor, peak memory before and after, what was found."""
 
     what: str
@@ -42,7 +42,7 @@ class Row:
     found: int
 
 
-def bench_predict(recipe: Recipe, device: torch.device) -> list[Row]:
+def bench_predict(recipe: Recipe, device: torch.device) -> list[ImageRow]:
     """The image seen whole, then in tiles of `inference.tile` (1000 if that is 0) pixels."""
     recipe = settle(recipe)
     tile = recipe.inference.tile or TILE
@@ -53,7 +53,7 @@ def bench_predict(recipe: Recipe, device: torch.device) -> list[Row]:
         for what, side in (("whole", 0), (f"tiles of {tile}", tile)):
             own = replace(recipe, inference=replace(recipe.inference, tile=side))
             with context.Pool(1) as pool:
-                rows.append(Row(what, *pool.apply(_measure, (own, path, str(device)))))
+                rows.append(ImageRow(what, *pool.apply(_measure, (own, path, str(device)))))
     return rows
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gdseg.bench.large_image import Row, peak_memory
+from gdseg.bench.large_image import ImageRow, peak_memory
 from gdseg.bench.parts import first_batch
 from gdseg.data.dataset import labelled_records, open_dataset
 from gdseg.data.order import rng_for
@@ -30,7 +30,7 @@ from gdseg.train.engine import Learner, labelled_part, seed_step
 ROWS, COLUMNS, CELL = 25, 40, 20  # a thousand discs on 500 x 800 pixels of noise
 
 
-def bench_objects(recipe: Recipe, device: torch.device) -> list[Row]:
+def bench_objects(recipe: Recipe, device: torch.device) -> list[ImageRow]:
     """One row for the training step, one for the evaluation, of `recipe` on `many_objects`."""
     context, rows = multiprocessing.get_context("spawn"), []
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def bench_objects(recipe: Recipe, device: torch.device) -> list[Row]:
         own = replace(own, augment=whole, train=replace(recipe.train, batch_size=1))
         for part in ("training step", "evaluation"):
             with context.Pool(1) as pool:
-                rows.append(Row(part, *pool.apply(_measure, (own, part, str(device)))))
+                rows.append(ImageRow(part, *pool.apply(_measure, (own, part, str(device)))))
     return rows
 
 

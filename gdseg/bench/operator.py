@@ -66,7 +66,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class OperatorRow:
     """One measured path: seconds a call, and how much faster than the reference and less memory it needs."""
 
     size: str
@@ -169,7 +169,7 @@ def _training(operator: Operator, x: Inputs, inputs: list[Tensor]) -> Callable[[
     return both
 
 
-def bench_op(device: torch.device, repeats: int, sizes: dict[str, Size] | None = None) -> list[Row]:
+def bench_op(device: torch.device, repeats: int, sizes: dict[str, Size] | None = None) -> list[OperatorRow]:
     """Every path of every size, forward and with backward; `repeats` timed calls each, fewer where slow."""
     rows = []
     with one_thread():
@@ -180,12 +180,12 @@ def bench_op(device: torch.device, repeats: int, sizes: dict[str, Size] | None =
     return rows
 
 
-def as_json(rows: list[Row]) -> list[dict[str, Any]]:
+def as_json(rows: list[OperatorRow]) -> list[dict[str, Any]]:
     """Rows as plain dictionaries."""
     return [asdict(row) for row in rows]
 
 
-def _measure(size: str, work: str, paths: Paths, device: torch.device, repeats: int) -> list[Row]:
+def _measure(size: str, work: str, paths: Paths, device: torch.device, repeats: int) -> list[OperatorRow]:
     peaks = {path: _peak_bytes(call, device) for path, call in paths.items()}  # also the warm-up
     times: dict[str, list[float]] = {path: [] for path in paths}
     began = time.monotonic()
@@ -196,7 +196,7 @@ def _measure(size: str, work: str, paths: Paths, device: torch.device, repeats: 
             break
     reference = median(times["reference"])
     return [
-        Row(size, work, path, median(t), min(t), reference / median(t), peaks[path])
+        OperatorRow(size, work, path, median(t), min(t), reference / median(t), peaks[path])
         for path, t in times.items()
     ]
 
