@@ -42,13 +42,15 @@ def _library() -> ctypes.CDLL:
 def _call(
     function: str, inputs: tuple[Tensor, ...], sizes: tuple[int, ...], outputs: tuple[Tensor, ...]
 ) -> None:
-    stream = torch.cuda.current_stream(inputs[0].device).cuda_stream
-    error = getattr(_library(), function)(
-        *(ctypes.c_void_p(t.data_ptr()) for t in inputs),
-        (ctypes.c_int * len(sizes))(*sizes),
-        *(ctypes.c_void_p(t.data_ptr()) for t in outputs),
-        ctypes.c_void_p(stream),
-    )
+    # a launch goes to the current GPU
+    with torch.cuda.device_of(inputs[0]):  # type: ignore[no-untyped-call]
+        stream = torch.cuda.current_stream(inputs[0].device).cuda_stream
+        error = getattr(_library(), function)(
+            *(ctypes.c_void_p(t.data_ptr()) for t in inputs),
+            (ctypes.c_int * len(sizes))(*sizes),
+            *(ctypes.c_void_p(t.data_ptr()) for t in outputs),
+            ctypes.c_void_p(stream),
+        )
     if error:
         raise RuntimeError(f"{function}: CUDA error {error}")
 
