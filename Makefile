@@ -58,13 +58,14 @@ gpu: $(STAMP) ## all that needs a GPU: compile for CUDA, test, time the operator
 	@failed=0; export GDSEG_KERNEL=require; set -x; $(BIN)/python -m pytest -m gpu -rs || failed=1; \
 	  $(BIN)/python -m gdseg bench op --device cuda --repeats 20 --check || failed=1; exit $$failed
 
-# libasan must come first in the process; it would report what Python itself never frees
+# libasan must come first in the process; it would report what Python itself never frees. gdseg/_lib stays as it is
+SANITIZED := build/sanitized
 sanitize: $(STAMP) ## the operators' tests on a CPU under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(MAKE) kernels CUDA=0 SANITIZE=address,undefined
+	$(MAKE) kernels CUDA=0 SANITIZE=address,undefined OPS_BUILD=$(SANITIZED) OPS_LIB=$(SANITIZED)/libgdseg_ops.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 GDSEG_KERNEL=require OMP_NUM_THREADS=1 \
+	  GDSEG_KERNEL_LIBRARY=$(abspath $(SANITIZED))/libgdseg_ops.so \
 	  $(BIN)/python -m pytest tests/models/test_deform_attn*.py -m 'not gpu'
-	$(MAKE) kernels
 
 clean: ## remove what was built, not what was trained
 	rm -rf $(VENV) gdseg/_lib build dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,7 +2,8 @@
 
 `make kernels` builds `gdseg/_lib/libgdseg_ops.so`, which registers `torch.ops.gdseg.*` for CPU
 and CUDA. GDSEG_KERNEL chooses: `auto` (the kernel where it is, else PyTorch), `require` (the kernel or an
-error), `off` (PyTorch). Called by `deform_attn.py` and, for its words, `doctor.py` and `bench`.
+error), `off` (PyTorch). GDSEG_KERNEL_LIBRARY names another file, for `make sanitize`.
+Called by `deform_attn.py` and, for its words, `doctor.py` and `bench`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from gdseg.errors import MachineError, UsageError
 from gdseg.models.deform_attn_ops import complete_operators
 
-LIBRARY = Path(__file__).parent.parent / "_lib" / "libgdseg_ops.so"
+BUILT = Path(__file__).parent.parent / "_lib" / "libgdseg_ops.so"
+LIBRARY = Path(os.environ.get("GDSEG_KERNEL_LIBRARY") or BUILT)
 MODES = ("auto", "require", "off")
 BUILD_HINT = "make kernels (needs g++; CUDA joins where nvcc is), or GDSEG_KERNEL=auto"
 

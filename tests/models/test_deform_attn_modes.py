@@ -73,6 +73,20 @@ def test_the_compiled_path_is_told_where_it_is_asked_for(monkeypatch, caplog):
     assert caplog.records[-1].levelname == "DEBUG"
 
 
+def test_another_library_is_loaded_where_one_is_named(tmp_path):
+    code = "from gdseg.models import deform_attn_kernel as kernel; print(kernel.LIBRARY); print(kernel.describe())"
+    other = tmp_path / "other.so"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "GDSEG_KERNEL": "auto", "GDSEG_KERNEL_LIBRARY": str(other)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.splitlines()[0] == str(other)
+    assert f"{other} is not built" in run.stdout
+
+
 def test_off_is_the_reference():
     code = (
         "import torch; from gdseg.models import deform_attn as d; torch.manual_seed(0);"
