@@ -32,7 +32,7 @@ TILE = 1000  # where the recipe names none
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One way: seconds by the clock and of the processor, peak memory before and after, what was found."""
+    """One way: seconds by the clock and of the processor, peak memory before and after, objects found."""
 
     what: str
     seconds: float

@@ -21,9 +21,10 @@ from gdseg.data.dataset import labelled_records, open_dataset
 from gdseg.data.order import rng_for
 from gdseg.data.shapes import Object, write_part
 from gdseg.data.split import choose_split
-from gdseg.eval.run import evaluate
+from gdseg.errors import UsageError
+from gdseg.eval.run import find, score_instances
 from gdseg.models.model import build_model
-from gdseg.recipe import Recipe
+from gdseg.recipe import Data, Recipe, settled
 from gdseg.train.counts import object_counts, settle
 from gdseg.train.engine import Learner, labelled_part, seed_step
 
@@ -31,13 +32,24 @@ ROWS, COLUMNS, CELL = 25, 40, 20  # a thousand discs on 500 x 800 pixels of nois
 
 
 def bench_objects(recipe: Recipe, device: torch.device) -> list[ImageRow]:
-    """One row for the training step, one for the evaluation, of `recipe` on `many_objects`."""
+    """One row for the training step, one for the evaluation, of `recipe` on `many_objects`.
+
+    Their counts: objects trained on, objects found (the weights are random). Nothing of `recipe.data` is
+    used. Raises UsageError for other tasks than instance.
+    """
+    if recipe.task != "instance":
+        hint = "task=instance, or a recipe of that task"
+        raise UsageError(f"bench objects counts instances, the recipe's task is {recipe.task}", "task", hint)
     context, rows = multiprocessing.get_context("spawn"), []
     with tempfile.TemporaryDirectory() as folder:
         many_objects(Path(folder))
-        own = replace(recipe, data=replace(recipe.data, root=folder, ratio=1.0, split=None, workers=0))
         whole = replace(recipe.augment, mode="fixed")  # a crop would lose some
-        own = replace(own, augment=whole, train=replace(recipe.train, batch_size=1))
+        own = replace(
+            recipe,
+            data=Data(root=folder, workers=0),
+            augment=whole,
+            train=replace(recipe.train, batch_size=1),
+        )
         for part in ("training step", "evaluation"):
             with context.Pool(1) as pool:
                 rows.append(ImageRow(part, *pool.apply(_measure, (own, part, str(device)))))
@@ -68,8 +80,9 @@ def _measure(recipe: Recipe, part: str, device_name: str) -> tuple[float, float,
     model = build_model(recipe, classes, load_weights=False).to(device)
     before, began, worked = peak_memory(), time.perf_counter(), time.process_time()
     if part == "evaluation":
-        evaluate(model.eval(), dataset, recipe, device)
-        count = sum(len(record.annotations or ()) for record in dataset.val)
+        results = find(model.eval(), dataset, recipe, device)
+        score_instances(dataset, results, settled(recipe.postprocess.max_detections))
+        count = len(results)
     else:
         learner = Learner(model, recipe, classes, 1, device, dataset.things)
         learner.step(0, [labelled_part(batch := first_batch(records, recipe, classes).to(device))])

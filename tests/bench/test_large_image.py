@@ -2,9 +2,6 @@
 
 import json
 from collections.abc import Callable
-from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +14,7 @@ from gdseg.recipe import Recipe
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def pool(_: int) -> Any:
-        yield SimpleNamespace(apply=lambda call, arguments: call(*arguments))
-
-    monkeypatch.setattr(bench.multiprocessing, "get_context", lambda _: SimpleNamespace(Pool=pool))
+def small(one_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "HEIGHT", 150)
     monkeypatch.setattr(bench, "WIDTH", 200)
 
