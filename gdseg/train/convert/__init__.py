@@ -25,13 +25,17 @@ __all__ = ["Report", "convert_state_dict", "to_official"]
 
 
 def convert_state_dict(
-    state_dict: Mapping[str, Tensor], options: Mapping[str, Any] | str | None = None, role: str | None = None
+    state_dict: Mapping[str, Tensor],
+    options: Mapping[str, Any] | str | None = None,
+    role: str | None = None,
+    stated: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, StateDict, Report]:
     """(model recipe, our state dict, report) of an official state dict; build with `report.num_classes`.
 
     options: the official configuration (the MODEL node, all of it, or a record of built modules), or the name
     of a published one; None: the published one that fits the tensors. role: teacher or student of an
-    ensemble. The result loads strictly. Tensors may be numpy arrays, or on the meta device. Raises
+    ensemble. stated: recipe keys that a configuration beside the tensors states, above options and an error
+    where the tensors contradict them. The result loads strictly. Tensors may be numpy arrays, or on the meta device. Raises
     CheckpointError for anything unexplained.
     """
     tensors = {name.removeprefix("module."): torch.as_tensor(value) for name, value in state_dict.items()}
@@ -39,7 +43,7 @@ def convert_state_dict(
     tensors, report.role = one_network(tensors, role)
     report.license = LICENSES[report.family]
     shapes = {modern_name(name): tuple(tensor.shape) for name, tensor in tensors.items()}
-    recipe = identify(shapes, options, report)
+    recipe = identify(shapes, options, report, stated or {})
     converted = from_official(tensors, recipe, report)
     if report.blue_first:
         _red_first(converted, report)

@@ -19,7 +19,8 @@ from gdseg.train.convert import convert_state_dict, to_official
 from gdseg.train.convert.backbones import convert_backbone, is_backbone
 from gdseg.train.convert.classes import named, numbered
 from gdseg.train.convert.families import LICENSES
-from gdseg.train.convert.huggingface import FAMILY, as_official, class_names, is_huggingface
+from gdseg.train.convert.huggingface import FAMILY, as_official, is_huggingface
+from gdseg.train.convert.huggingface_config import Stated, read_config
 from gdseg.train.convert.identify import published
 from gdseg.train.convert.official_limits import unsaid
 from gdseg.train.convert.readers import read_tensors
@@ -60,15 +61,14 @@ def _convert(tensors: dict[str, Any], source: Path, target: Path, wanted: Wanted
         metadata = {"backbone": name}
         replace_file(target, lambda temporary: save_file(found, temporary, metadata), SafetensorError)
         return report
-    names: list[str] = []
-    foreign = is_huggingface(tensors)
+    stated, foreign = Stated(), is_huggingface(tensors)
     if foreign:
-        tensors, names = as_official(tensors), class_names(source.parent)
+        tensors, stated = as_official(tensors), read_config(source.parent)
     options = read_options(wanted.config) if wanted.config else _by_file_name(source)
-    recipe, state, report = convert_state_dict(tensors, options, wanted.role)
+    recipe, state, report = convert_state_dict(tensors, options, wanted.role, stated.keys)
     if foreign:
         report.family, report.license = FAMILY, LICENSES[FAMILY]
-    _name_classes(report, wanted.classes, names)
+    _name_classes(report, wanted.classes, stated.names)
     model = build_model(recipe, report.num_classes, load_weights=False)
     model.load_state_dict(state)
     role = report.role or "teacher"

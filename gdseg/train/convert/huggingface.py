@@ -1,16 +1,14 @@
 """Hugging Face's Mask2Former (`model.safetensors` beside `config.json`) under official names.
 
-Renaming only, but for attentions whose three projections are one tensor officially. Called by `files.py`.
+Renaming only, but for attentions whose three projections are one tensor officially. What `config.json`
+states is `huggingface_config.py`. Called by `files.py`.
 Names: transformers (Apache-2.0), `modeling_mask2former.py` and `modeling_swin.py`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,19 +95,6 @@ def as_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             official[_rename(name)] = tensor
     return official
-
-
-def class_names(folder: Path) -> list[str]:
-    """The names in `config.json` beside the weights, in order; none where there is no such file."""
-    file = folder / "config.json"
-    if not file.is_file():
-        return []
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        labels = {int(number): str(name) for number, name in config["id2label"].items()}
-        return [labels[i] for i in range(len(labels))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"config.json has no usable id2label ({error})", file) from error
 
 
 def _rename(name: str) -> str:

@@ -34,13 +34,20 @@ def published() -> dict[str, Keys]:
     return table
 
 
-def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Report) -> Recipe:
+def identify(
+    shapes: Shapes, options: Mapping[str, Any] | str | None, report: Report, stated: Mapping[str, Any]
+) -> Recipe:
     """The recipe of a model with these tensors; `report` learns where it came from and what was assumed.
 
     options: official ones in any spelling of `records.as_config`, or the name of a published configuration;
-    None: the published configuration that fits. The file is right where both speak. Raises CheckpointError.
+    None: the published configuration that fits. The file is right where both speak. stated: recipe keys that
+    replace those of the options. Raises CheckpointError, also where the shapes contradict `stated`.
     """
     told = architecture(shapes)
+    for key, value in stated.items():
+        if told.get(key, value) != value:
+            what = f"its configuration states {key}: {str(value)[:80]}, its tensors' shapes say {told[key]}"
+            raise CheckpointError(what, hint="is this the configuration of these weights?")
     if options is None:
         name, others = _nearest(told, report.family)
         given, report.configuration, report.also_fits = dict(published()[name]), name, others
@@ -52,12 +59,12 @@ def identify(shapes: Shapes, options: Mapping[str, Any] | str | None, report: Re
         given = recipe_keys(dict(options))
         report.configuration = "the given options"
     defaults = _flat(Recipe())
-    for key, value in told.items():
-        stated = given.get(key, defaults.get(key))
-        if stated != value:
-            report.differences.append(f"{key}: {value} (the configuration has {stated})")
-    report.assumed = sorted(key for key in given if key not in told and "." in key)
-    keys = {**given, **told}
+    for key, value in {**stated, **told}.items():
+        assumed = given.get(key, defaults.get(key))
+        if assumed != value:
+            report.differences.append(f"{key}: {value} (the configuration has {assumed})")
+    report.assumed = sorted(key for key in given if key not in told and key not in stated and "." in key)
+    keys = {**given, **stated, **told}
     keys.pop("files", None)
     report.blue_first = bool(keys.pop("blue_first", False))
     report.unlike = list(keys.pop("unlike", []))
