@@ -76,6 +76,17 @@ def test_heads_that_only_the_encoder_shows_are_the_decoders_too():
     assert (found.pixel_decoder.heads, found.decoder.heads) == (4, 4)
 
 
+@pytest.mark.parametrize(("two_stage", "score"), [(True, "all"), (False, "objects")])
+def test_tokens_of_a_softmax_network_are_chosen_as_officially_without_options(two_stage, score):
+    recipe = small("maskdino")
+    recipe.decoder.class_loss, recipe.decoder.token_score, recipe.task = "softmax", "all", "semantic"
+    recipe.decoder.two_stage, recipe.decoder.learned_content = two_stage, False
+    official = to_official(bare_model(recipe, 5).state_dict(), recipe, 5)
+    found = convert_state_dict(official)[0].decoder
+    assert (found.class_loss, found.two_stage) == ("softmax", two_stage)
+    assert found.token_score == score
+
+
 def test_old_spellings_and_wrappers(official):
     _, ours, theirs = official
     renamed = (

@@ -35,8 +35,8 @@ def convert_state_dict(
     options: the official configuration (the MODEL node, all of it, or a record of built modules), or the name
     of a published one; None: the published one that fits the tensors. role: teacher or student of an
     ensemble. stated: recipe keys that a configuration beside the tensors states, above options and an error
-    where the tensors contradict them. The result loads strictly. Tensors may be numpy arrays, or on the meta device. Raises
-    CheckpointError for anything unexplained.
+    where the tensors contradict them. The result loads strictly. Tensors may be numpy arrays, or on the meta
+    device. Raises CheckpointError for anything unexplained.
     """
     tensors = {name.removeprefix("module."): torch.as_tensor(value) for name, value in state_dict.items()}
     report = Report(family_of(tensors))

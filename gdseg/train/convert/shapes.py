@@ -170,6 +170,8 @@ def _maskdino(shapes: Shapes) -> dict[str, Any]:
         "decoder.learned_content": two_stage and learned,
         "num_classes": classes,
     }
+    if two_stage and outputs > classes:  # in official code, always; no published configuration has it
+        found["decoder.token_score"] = "all"
     if learned:
         found["decoder.queries"] = shapes[PREDICTOR + "query_feat.weight"][0]
     return found
