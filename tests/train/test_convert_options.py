@@ -11,72 +11,158 @@ import pytest
 from gdseg.errors import CheckpointError
 from gdseg.train.convert import convert_state_dict, to_official
 from gdseg.train.convert.defaults import MASK_FORMER, MASKDINO, MODEL
-from gdseg.train.convert.identify import recipe_of
+from gdseg.train.convert.identify import _flat, recipe_of
 from gdseg.train.convert.options import recipe_keys
 from gdseg.train.convert.tensors import bare_model
 
 HEAD, OWN, RESNET, SWIN = "SEM_SEG_HEAD.", "OWN.", "RESNETS.", "SWIN."
 INPUTS = HEAD + "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
 LEVELS = HEAD + "TOTAL_NUM_FEATURE_LEVELS"
-SWINS = [(96, [2, 2, 6, 2]), (96, [2, 2, 18, 2]), (128, [2, 2, 18, 2]), (192, [2, 2, 18, 2])]
+TERMS = ["CLASS", "MASK", "DICE", "BOX", "GIOU"]
+SWINS = [
+    (96, [2, 2, 6, 2], 7, "swin_tiny_patch4_window7_224"),
+    (96, [2, 2, 18, 2], 7, "swin_small_patch4_window7_224"),
+    (128, [2, 2, 18, 2], 12, "swin_base_patch4_window12_384"),
+    (192, [2, 2, 18, 2], 12, "swin_large_patch4_window12_384"),
+]
+FOUR = ["res2", "res3", "res4", "res5"]
 
 
-def variants(option, *values):
-    return [{option: value} for value in values]
+def variants(option, key, *values, **fixed):
+    """(changed option, the recipe key with that same value)."""
+    return [({option: value}, {key: value, **fixed}) for value in values]
 
 
-BOTH = [
-    {},
-    *variants(HEAD + "TRANSFORMER_ENC_LAYERS", 0, 1, 6),
-    *variants(HEAD + "NUM_CLASSES", 1, 8, 133),
-    *variants(HEAD + "MASK_DIM", 48, 256),
-    *variants(HEAD + "CONVS_DIM", 128),
-    *variants(OWN + "DEC_LAYERS", 2, 3, 12),
-    *variants(OWN + "DIM_FEEDFORWARD", 64),
-    *variants(OWN + "NUM_OBJECT_QUERIES", 1, 200),
-    *variants(OWN + "NHEADS", 4, 16),
-    *variants(OWN + "ENFORCE_INPUT_PROJ", True),
-    *variants(OWN + "DEEP_SUPERVISION", False),
-    *variants(OWN + "NO_OBJECT_WEIGHT", 0.4),
-    *variants(OWN + "TRAIN_NUM_POINTS", 112),
-    *variants(OWN + "OVERSAMPLE_RATIO", 1.5),
-    *variants(OWN + "IMPORTANCE_SAMPLE_RATIO", 0.0, 1.0),
-    *variants(OWN + "PRE_NORM", True),  # unused in Mask DINO
+def named(option, key, table):
+    """(changed option, the recipe key with the value beside it)."""
+    return [({option: value}, {key: ours}) for value, ours in table.items()]
+
+
+BOTH = [  # (official options, what they are as recipe keys), both written by hand
+    (
+        {},
+        {"loss.no_object": 0.1, "loss.importance": 0.75, "backbone.name": "resnet18", "decoder.queries": 100},
+    ),
+    *variants(HEAD + "TRANSFORMER_ENC_LAYERS", "pixel_decoder.layers", 0, 1, 6),
+    *variants(HEAD + "NUM_CLASSES", "num_classes", 1, 8, 133),
+    *variants(HEAD + "MASK_DIM", "pixel_decoder.mask_channels", 48, 256),
+    *variants(HEAD + "CONVS_DIM", "pixel_decoder.channels", 128),
+    *variants(OWN + "DIM_FEEDFORWARD", "decoder.ffn", 64),
+    *variants(OWN + "NUM_OBJECT_QUERIES", "decoder.queries", 1, 200),
+    *variants(OWN + "ENFORCE_INPUT_PROJ", "decoder.input_projection", True, False),
+    *variants(OWN + "DEEP_SUPERVISION", "loss.deep_supervision", False),
+    *variants(OWN + "NO_OBJECT_WEIGHT", "loss.no_object", 0.4),
+    *variants(OWN + "TRAIN_NUM_POINTS", "loss.points", 112),
+    *variants(OWN + "OVERSAMPLE_RATIO", "loss.oversample", 1.5),
+    *variants(OWN + "IMPORTANCE_SAMPLE_RATIO", "loss.importance", 0.0, 1.0),
 ]
 BACKBONES = [
-    *variants(RESNET + "DEPTH", 18, 34, 50, 101, 152),
-    *variants(RESNET + "STRIDE_IN_1X1", True, False),
+    *named(RESNET + "DEPTH", "backbone.name", {n: f"resnet{n}" for n in (18, 34, 50, 101, 152)}),
+    *named(RESNET + "STRIDE_IN_1X1", "backbone.stride_in_1x1", {True: False, False: False}),  # no such 1x1
+    ({RESNET + "DEPTH": 50, RESNET + "STRIDE_IN_1X1": True}, {"backbone.stride_in_1x1": True}),
+    ({RESNET + "DEPTH": 50, RESNET + "STRIDE_IN_1X1": False}, {"backbone.stride_in_1x1": False}),
     *(
-        {RESNET + "NORM": norm, "BACKBONE.FREEZE_AT": n}
-        for norm, n in product(["FrozenBN", "BN"], range(-1, 6))
+        (
+            {RESNET + "NORM": norm, "BACKBONE.FREEZE_AT": n},
+            {"backbone.norm": ours, "backbone.freeze_stages": f},
+        )
+        for norm, n, ours, f in [
+            ("FrozenBN", -1, "frozen", 0),
+            ("FrozenBN", 0, "frozen", 0),
+            ("FrozenBN", 2, "frozen", 2),
+            ("FrozenBN", 6, "frozen", 5),
+            ("BN", -1, "live", 0),
+            ("BN", 0, "live", 0),
+            ("BN", 1, "live", 1),
+            ("BN", 2, "live", 2),
+            ("BN", 3, "live", 3),
+            ("BN", 4, "live", 4),
+            ("BN", 5, "frozen", 5),
+        ]
     ),
-    *variants(RESNET + "NORM", "SyncBN", "nnSyncBN"),
+    *named(RESNET + "NORM", "backbone.norm", {"SyncBN": "live", "nnSyncBN": "live", "FrozenBN": "frozen"}),
     *(
-        {"BACKBONE.NAME": "D2SwinTransformer", SWIN + "EMBED_DIM": dim, SWIN + "DEPTHS": depths}
-        | {SWIN + "WINDOW_SIZE": window, SWIN + "DROP_PATH_RATE": 0.0}
-        for (dim, depths), window in [*product(SWINS[:2], [7]), *product(SWINS[2:], [12])]
+        (
+            {"BACKBONE.NAME": "D2SwinTransformer", SWIN + "EMBED_DIM": dim, SWIN + "DEPTHS": depths}
+            | {SWIN + "WINDOW_SIZE": window, SWIN + "DROP_PATH_RATE": 0.25},
+            {"backbone.name": name, "backbone.drop_path": 0.25, "backbone.norm": "live"},
+        )
+        for dim, depths, window, name in SWINS
     ),
-    {"BACKBONE.NAME": "D2SwinTransformer", "BACKBONE.FREEZE_AT": 2},  # a Swin ignores it
+    ({"BACKBONE.NAME": "D2SwinTransformer", "BACKBONE.FREEZE_AT": 2}, {"backbone.freeze_stages": 0}),
 ]
 MASK2FORMER = [
     *BOTH,
     *BACKBONES,
-    *variants(OWN + "HIDDEN_DIM", 64, 96),
-    {OWN + "HIDDEN_DIM": 96, OWN + "PRE_NORM": True},
+    *named(OWN + "DEC_LAYERS", "decoder.layers", {2: 1, 3: 2, 12: 11}),
+    *variants(OWN + "NHEADS", "decoder.heads", 4, 16),
+    *variants(OWN + "NHEADS", "pixel_decoder.heads", 4),
+    *variants(OWN + "PRE_NORM", "decoder.pre_norm", True, False),
+    ({HEAD + "DIM_FEEDFORWARD": 64}, {"pixel_decoder.ffn": 1024}),
+    *variants(OWN + "HIDDEN_DIM", "decoder.channels", 64, 96),
+    ({OWN + "HIDDEN_DIM": 96, OWN + "PRE_NORM": True}, {"decoder.channels": 96, "decoder.pre_norm": True}),
+    *(
+        ({OWN + f"{t}_WEIGHT": 3.5}, {f"loss.{t.lower()}_{w}": 3.5})
+        for t in TERMS[:3]
+        for w in ("weight", "cost")
+    ),
 ]
 DINO = [
     *BOTH,
-    *variants(HEAD + "DIM_FEEDFORWARD", 64),
-    *({LEVELS: n, HEAD + "FEATURE_ORDER": o} for n, o in product([3, 4, 5], ["low2high", "high2low"])),
-    *({LEVELS: n, INPUTS: ["res2", "res3", "res4", "res5"]} for n in (4, 5, 6)),
-    *variants(OWN + "INITIALIZE_BOX_TYPE", "no", "mask2box", "bitmask"),
-    *variants(OWN + "DN", "no", "standard", "seg"),
-    *variants(OWN + "DN_NUM", 1, 300),
-    *variants(OWN + "DN_NOISE_SCALE", 0.0, 1.0),
-    *({OWN + "TWO_STAGE": t, OWN + "LEARN_TGT": n} for t, n in product([True, False], [True, False])),
-    *({OWN + "TWO_STAGE": t, OWN + "INITIAL_PRED": n} for t, n in product([True, False], [False])),
-    *({OWN + "TWO_STAGE": t, OWN + "SEMANTIC_CE_LOSS": True} for t in (True, False)),
-    *variants(OWN + "PANO_BOX_LOSS", True),
+    *variants(OWN + "DEC_LAYERS", "decoder.layers", 2, 3, 12),
+    *variants(OWN + "NHEADS", "pixel_decoder.heads", 4, 16, **{"decoder.heads": 8}),
+    ({OWN + "PRE_NORM": True}, {"decoder.pre_norm": False}),  # unused
+    *variants(HEAD + "DIM_FEEDFORWARD", "pixel_decoder.ffn", 64),
+    *(
+        (
+            {LEVELS: n, HEAD + "FEATURE_ORDER": theirs},
+            {"pixel_decoder.extra_levels": n - 3, "pixel_decoder.level_order": ours},
+        )
+        for n, (theirs, ours) in product(
+            (3, 4, 5), [("low2high", "fine_first"), ("high2low", "coarse_first")]
+        )
+    ),
+    *(
+        ({LEVELS: n, INPUTS: FOUR}, {"pixel_decoder.extra_levels": n - 4, "pixel_decoder.inputs": FOUR})
+        for n in (4, 5, 6)
+    ),
+    *named(
+        OWN + "INITIALIZE_BOX_TYPE",
+        "decoder.box_init",
+        {"no": "none", "mask2box": "mask_to_box", "bitmask": "exact"},
+    ),
+    *named(OWN + "DN", "decoder.denoising", {"no": "none", "standard": "box", "seg": "mask"}),
+    *variants(OWN + "DN_NUM", "decoder.denoising_queries", 1, 300),
+    *(
+        ({OWN + "DN_NOISE_SCALE": n}, {"decoder.box_noise": n, "decoder.label_flip": flip})
+        for n, flip in ((0.0, 0.0), (0.4, 0.2), (1.0, 0.5))
+    ),
+    *(
+        (
+            {OWN + "TWO_STAGE": t, OWN + "LEARN_TGT": n},
+            {"decoder.two_stage": t, "decoder.learned_content": both},
+        )
+        for t, n, both in [
+            (True, True, True),
+            (True, False, False),
+            (False, True, False),
+            (False, False, False),
+        ]
+    ),
+    *(
+        ({OWN + "TWO_STAGE": t, OWN + "INITIAL_PRED": False}, {"decoder.initial_prediction": False})
+        for t in (True, False)
+    ),
+    *(
+        (
+            {OWN + "TWO_STAGE": t, OWN + "SEMANTIC_CE_LOSS": True},
+            {"decoder.class_loss": "softmax", "decoder.token_score": score},
+        )
+        for t, score in ((True, "all"), (False, "objects"))
+    ),
+    *variants(OWN + "PANO_BOX_LOSS", "loss.box_things_only", True, False),
+    *(({OWN + f"{t}_WEIGHT": 3.5}, {f"loss.{t.lower()}_weight": 3.5}) for t in TERMS),
+    *(({OWN + f"COST_{t}_WEIGHT": 3.5}, {f"loss.{t.lower()}_cost": 3.5}) for t in TERMS),
 ]
 
 
@@ -100,11 +186,11 @@ def label(changed) -> str:
 
 
 @pytest.mark.parametrize(
-    ("dino", "changed"),
-    [pytest.param(False, c, id=f"mask2former-{label(c)}") for c in MASK2FORMER]
-    + [pytest.param(True, c, id=f"maskdino-{label(c)}") for c in DINO],
+    ("dino", "changed", "expected"),
+    [pytest.param(False, c, e, id=f"mask2former-{label(c)}") for c, e in MASK2FORMER]
+    + [pytest.param(True, c, e, id=f"maskdino-{label(c)}") for c, e in DINO],
 )
-def test_each_value_gives_a_network_that_converts_strictly(dino, changed):
+def test_each_value_gives_a_network_that_converts_strictly(dino, changed, expected):
     options = official_options(dino, changed)
     keys = recipe_keys(options)
     recipe = recipe_of({key: value for key, value in keys.items() if "." in key or key == "task"})
@@ -112,6 +198,8 @@ def test_each_value_gives_a_network_that_converts_strictly(dino, changed):
     official = to_official(ours, recipe, keys["num_classes"])
     found, state, report = convert_state_dict(official, options)
     assert (found, report.differences) == (recipe, [])
+    values = {"num_classes": report.num_classes, **_flat(found)}
+    assert {key: values[key] for key in expected} == expected
     assert {key: tensor.shape for key, tensor in state.items()} == {k: t.shape for k, t in ours.items()}
     assert len(report.mapped) + len(report.merged) + len(report.ignored) == len(official)
     assert sorted(set(report.missing.values()) - {"0"}) == []
