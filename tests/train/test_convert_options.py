@@ -205,16 +205,19 @@ def test_each_value_gives_a_network_that_converts_strictly(dino, changed, expect
     assert sorted(set(report.missing.values()) - {"0"}) == []
 
 
-def test_frozen_stages_of_a_live_network_count_nothing():
+@pytest.mark.parametrize("frozen", range(5))
+def test_frozen_stages_of_a_live_network_are_those_that_count_nothing(frozen):
     """FREEZE_AT turns the norms of frozen stages into ones without a counter; the others keep theirs."""
-    options = official_options(False, {RESNET + "NORM": "BN", "BACKBONE.FREEZE_AT": 2})
+    options = official_options(False, {RESNET + "NORM": "BN", "BACKBONE.FREEZE_AT": frozen})
     keys = recipe_keys(options)
     recipe = recipe_of({key: value for key, value in keys.items() if "." in key or key == "task"})
     official = to_official(bare_model(recipe, 54).state_dict(), recipe, 54)
     counters = {key.split(".")[1] for key in official if key.endswith("num_batches_tracked")}
-    assert counters == {"res3", "res4", "res5"}
-    assert convert_state_dict(official, options)[0].backbone.norm == "live"
-    assert convert_state_dict(official)[0].backbone.norm == "live"
+    assert counters == set(["stem", "res2", "res3", "res4", "res5"][frozen:])
+    for given in (options, None):
+        found, state, _ = convert_state_dict(official, given)
+        assert (found.backbone.norm, found.backbone.freeze_stages) == ("live", frozen)
+        assert to_official(state, found, 54).keys() == official.keys()
 
 
 REFUSED = {  # option -> a value that gdseg has no part for
@@ -286,3 +289,30 @@ def test_options_that_officially_crash_are_errors(changed, message):
     keys = recipe_keys(official_options(True, changed))
     with pytest.raises(CheckpointError, match=message):
         recipe_of({key: value for key, value in keys.items() if "." in key or key == "task"})
+
+
+ALL_ON = ["PANOPTIC", "INSTANCE", "SEMANTIC"]
+
+
+@pytest.mark.parametrize(
+    ("on", "dataset", "task"),
+    [
+        (ALL_ON, "my_val", "panoptic"),
+        (ALL_ON, "coco_of_mine", "panoptic"),
+        (ALL_ON, "", "panoptic"),
+        (["INSTANCE", "SEMANTIC"], "my_panoptic_val", "instance"),
+        (["SEMANTIC"], "my_val", "semantic"),
+        (ALL_ON, "coco_2017_val", "instance"),
+        (ALL_ON, "coco_2017_val_panoptic_with_sem_seg", "panoptic"),
+        (ALL_ON, "ade20k_sem_seg_val", "semantic"),
+        (ALL_ON, "cityscapes_fine_instance_seg_val", "instance"),
+        (["PANOPTIC"], "coco_2017_val", "panoptic"),
+        ([], "my_val", "semantic"),
+    ],
+)
+@pytest.mark.parametrize("dino", [False, True], ids=["mask2former", "maskdino"])
+def test_the_task_of_known_data_is_the_datas_and_of_ones_own_the_options(dino, on, dataset, task):
+    model = official_options(dino, {})
+    own = model["MaskDINO" if dino else "MASK_FORMER"]
+    own["TEST"] = {**own["TEST"], **{f"{kind}_ON": kind in on for kind in ALL_ON}}
+    assert recipe_keys({"MODEL": model, "DATASETS": {"TEST": [dataset]}})["task"] == task

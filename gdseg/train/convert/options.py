@@ -7,6 +7,7 @@ MODEL node alone, a whole configuration with MODEL, INPUT, SOLVER, and the recor
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gdseg.errors import CheckpointError
@@ -22,6 +23,9 @@ _VIT_BACKBONES = {
     "DeiTBaseBackbone": VITS[768, 16, 577],
 }
 _SCHEDULES = {"WarmupMultiStepLR": "step", "WarmupPolyLR": "poly", "WarmupCosineLR": "cosine"}
+_KNOWN_DATA = re.compile(
+    r"(coco_201[47]|cityscapes_fine|ade20k_(sem_seg|instance|panoptic)|mapillary_vistas)_"
+)
 _ONLY = {  # what gdseg's training does, in options of SOLVER
     "OPTIMIZER": ("ADAMW",),
     "LR_SCHEDULER_NAME": tuple(_SCHEDULES),
@@ -211,12 +215,21 @@ def _loss(model: Options, own: Options) -> Options:
     return found
 
 
+def _task(test: Options, dataset: str) -> str:
+    """The task that is measured: the data's, where official code knows the data, else the largest one on."""
+    on = [task for task in ("panoptic", "instance", "semantic") if test[f"{task.upper()}_ON"]]
+    if _KNOWN_DATA.match(dataset):
+        name = dataset.replace("sem_seg", "semantic")
+        measured = next((task for task in ("panoptic", "semantic") if task in name), "instance")
+        on = [task for task in on if task == measured] or on
+    return on[0] if on else "semantic"
+
+
 def _postprocess(config: Options, own: Options) -> Options:
-    test, dataset = own["TEST"], _dataset(config)
-    panoptic = test["PANOPTIC_ON"] and ("panoptic" in dataset or not dataset)
+    test = own["TEST"]
     early = test["SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE"] or test["PANOPTIC_ON"] or test["INSTANCE_ON"]
     found = {
-        "task": "panoptic" if panoptic else "instance" if test["INSTANCE_ON"] else "semantic",
+        "task": _task(test, _dataset(config)),
         "postprocess.object_threshold": test["OBJECT_MASK_THRESHOLD"],
         "postprocess.overlap_threshold": test["OVERLAP_THRESHOLD"],
         "postprocess.overlap_area": "won",

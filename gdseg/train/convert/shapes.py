@@ -105,10 +105,14 @@ def _resnet(shapes: Shapes) -> dict[str, Any]:
     name = str(timm_name(RESNETS, depths, "ResNet"))
     if "backbone.res2.0.conv3.weight" not in shapes:  # two convolutions a block
         name = str(timm_name({"resnet50": "resnet34", "resnet18": "resnet18"}, name, "ResNet without conv3"))
-    live = any(
-        name.startswith("backbone.res") and name.endswith(COUNTER) for name in shapes
-    )  # frozen ones do not
-    return {"backbone.name": name, "backbone.norm": "live" if live else "frozen"}
+    found: dict[str, Any] = {"backbone.name": name, "backbone.norm": "frozen"}  # frozen norms do not count
+    counts = [
+        any(key.startswith(f"backbone.{stage}.") and key.endswith(COUNTER) for key in shapes)
+        for stage in ("stem", "res2", "res3", "res4", "res5")
+    ]
+    if any(counts):
+        found |= {"backbone.norm": "live", "backbone.freeze_stages": counts.index(True)}
+    return found
 
 
 def timm_name(table: Mapping[Any, str], facts: Any, family: str) -> str:
