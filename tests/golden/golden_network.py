@@ -78,26 +78,19 @@ class Network:
     def images(self, train: bool) -> tuple[torch.Tensor, list[tuple[int, int]]]:
         """The padded batch and the images' sizes."""
         sizes = [tuple(s[:2]) for s in self.results["train_input_sizes" if train else "eval_input_sizes"]]
-        H, W = (-(-max(s[i] for s in sizes) // 32) * 32 for i in (0, 1))
-        images = torch.zeros(len(sizes), 3, H, W)
-        for i, (h, w) in enumerate(sizes):
-            pixels = self.official.image(self.seed * 100 + i + 50 * train, h, w)
-            images[i, :, :h, :w] = torch.from_numpy(pixels.astype(np.float32))
-        return images, sizes
+        seeds = [self.seed * 100 + i + 50 * train for i in range(len(sizes))]
+        return recorded_images(self.official, seeds, sizes), sizes
 
     def targets(self) -> list[Targets]:
         """Training targets; boxes are shares of the unpadded image, as official code has them."""
         images, sizes = self.images(train=True)
-        targets = []
-        for i, ((h, w), n) in enumerate(zip(sizes, self.results["train_num_targets"], strict=True)):
-            labels, masks, boxes = self.official.targets(self.seed * 100 + 50 + i, h, w, n, self.classes)
-            canvas = torch.zeros(n, *images.shape[-2:], dtype=torch.bool)
-            canvas[:, :h, :w] = torch.from_numpy(masks).bool()
-            whole = (w, h) if self.recipe.loss.boxes_relative_to == "image" else images.shape[:1:-1]
-            x0, y0, x1, y1 = (torch.from_numpy(boxes) / torch.tensor([*whole, *whole])).unbind(-1)
-            cxcywh = torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), -1)
-            targets.append(Targets(torch.from_numpy(labels), canvas, cxcywh, torch.ones(n)))
-        return targets
+        counts = self.results["train_num_targets"]
+        return [
+            recorded_targets(
+                self.official, self.seed * 100 + 50 + i, size, n, self.classes, self.recipe, images.shape[-2:]
+            )
+            for i, (size, n) in enumerate(zip(sizes, counts, strict=True))
+        ]
 
     @torch.no_grad()
     def evaluated(self) -> tuple[Outputs, dict[str, torch.Tensor]]:
@@ -149,6 +142,27 @@ class Network:
     def allowed(self, noise: str, least: float) -> float:
         """Ten times the official code's own error of this name, at least `least`."""
         return max(10 * (self.noise.get(noise) or 0), least)
+
+
+def recorded_images(official, seeds: list[int], sizes: list[tuple[int, int]]) -> torch.Tensor:
+    """The images of these seeds as one padded batch."""
+    H, W = (-(-max(s[i] for s in sizes) // 32) * 32 for i in (0, 1))
+    images = torch.zeros(len(sizes), 3, H, W)
+    for image, seed, (h, w) in zip(images, seeds, sizes, strict=True):
+        image[:, :h, :w] = torch.from_numpy(official.image(seed, h, w).astype(np.float32))
+    return images
+
+
+def recorded_targets(official, seed, size, count, classes, recipe: Recipe, canvas) -> Targets:
+    """The targets of one image, padded to the canvas (height, width)."""
+    h, w = size
+    labels, masks, boxes = official.targets(seed, h, w, count, classes)
+    padded = torch.zeros(count, *canvas, dtype=torch.bool)
+    padded[:, :h, :w] = torch.from_numpy(masks).bool()
+    whole = (w, h) if recipe.loss.boxes_relative_to == "image" else (canvas[1], canvas[0])
+    x0, y0, x1, y1 = (torch.from_numpy(boxes) / torch.tensor([*whole, *whole])).unbind(-1)
+    cxcywh = torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), -1)
+    return Targets(torch.from_numpy(labels), padded, cxcywh, torch.ones(count))
 
 
 def named(outputs: Outputs, prefix: str):

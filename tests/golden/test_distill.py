@@ -6,6 +6,15 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import Case, cases, our_loss_name
+from golden_distill import (
+    decays,
+    family_of,
+    learning_rate,
+    recorded_images_of,
+    strong_shift,
+    told,
+)
+from golden_network import recorded_images, recorded_targets
 from torch import nn
 
 from gdseg.draws import Draws
@@ -13,7 +22,7 @@ from gdseg.losses.criterion import Criterion
 from gdseg.models.checkpoint import Network
 from gdseg.models.model import build_model
 from gdseg.recipe import Distill
-from gdseg.structures import Batch, LayerOutput, Targets
+from gdseg.structures import Batch, LayerOutput
 from gdseg.train.convert import convert_state_dict
 from gdseg.train.ema import update_ema
 from gdseg.train.engine import Learner, labelled_part, unlabelled_part
@@ -44,7 +53,7 @@ class Mixed(nn.Module):
 def test_moving_average(case):
     student = Mixed(case).filled(case, "student")
     average = Mixed(case).filled(case, "teacher_before")
-    for decay, after in ((0.9, "teacher_after_0.9"), (0.0, "teacher_after_then_0.0")):
+    for decay, after in decays(case):
         update_ema(average, student, decay)
         expected = Mixed(case).filled(case, after)
         for (name, ours), theirs in zip(average.named_parameters(), expected.parameters(), strict=True):
@@ -69,11 +78,11 @@ class StepDraws(Draws):
 
     def __init__(self, case: Case) -> None:
         self.case, self.seed, self.branch = case, case.manifest["setup"]["rand_seed"], ""
+        self.images = 0  # of the branch
 
     def rand(self, tag, layers, shape, device):
         order = ["final", *(name for name in layers if name != "final")]
-        images = 2
-        drawn = []
+        images, drawn = self.images, []
         for layer in layers:
             first = order.index(layer) * (images + 2)
             if tag == "match":
@@ -92,74 +101,68 @@ class Run:
 
     def __init__(self, case: Case) -> None:
         self.case, setup = case, case.manifest["setup"]
-        options = case.manifest.get("cfg_model")
+        options, self.family, self.told = case.manifest.get("cfg_model"), family_of(case), told(case)
+        self.seen = [recorded_images_of(setup[name]) for name in ("labelled", "unlabelled")]
         student, self.recipe, self.names = self._network(setup["student_seed"], options)
         guide, *_ = self._network(setup["teacher_seed"], options)
         rule = self.recipe.distill
         rule.burn_in_steps, rule.ema_decay = setup["burn_in"], setup["ema_decay"]
         self.recipe.train.clip_norm, self.recipe.train.precision = 0.0, "fp32"
         self.recipe.train.schedule = "constant"
-        self.recipe.loss.points = self._told("TRAIN_NUM_POINTS", self.recipe.loss.points)
         self.student = student.train()
-        names = [str(i) for i in range(80)]
-        self.teacher = Teacher(Network(guide.eval(), self.recipe, names, [*range(80)]), student, self.recipe)
-        self.learner = Learner(student, self.recipe, 80, len(case.manifest["sequence"]), torch.device("cpu"))
-        self.draws, criterion = StepDraws(case), Criterion(self.recipe, 80)
+        names, ids = [str(i) for i in range(self.classes)], [*range(self.classes)]
+        self.teacher = Teacher(Network(guide.eval(), self.recipe, names, ids), student, self.recipe)
+        steps, rate = len(case.manifest["sequence"]), learning_rate(setup["optimizer"])
+        self.learner = Learner(student, self.recipe, self.classes, steps, torch.device("cpu"))
+        self.draws, criterion = StepDraws(case), Criterion(self.recipe, self.classes)
         self.branches = ["supervised", "semi-supervised"]
         self.learner.criterion = lambda *given, **how: criterion(*given[:2], None, self.next_draws(), **how)
-        self.learner.optimizer = torch.optim.SGD(student.parameters(), lr=1e-4)
-        self.learner.optimizer.param_groups[0]["base_lr"] = 1e-4
+        self.learner.optimizer = torch.optim.SGD(student.parameters(), lr=rate)
+        self.learner.optimizer.param_groups[0]["base_lr"] = rate
         self.iteration, self.turn = 0, 0
 
     def next_draws(self) -> StepDraws:
         self.draws.branch = f"it{self.iteration}/{self.branches[self.turn % 2]}"
+        self.draws.images = len(self.seen[self.turn % 2].seeds)
         self.turn += 1
         return self.draws
-
-    def _told(self, option: str, otherwise: int) -> int:
-        """An option of the decoder as the command line gave it: no tensor tells it."""
-        given = self.case.manifest["opts"]
-        told = dict(zip(given[::2], given[1::2], strict=True))
-        return told.get(f"MODEL.MASK_FORMER.{option}", otherwise)
 
     def _network(self, seed: int, options):
         entries = self.case.manifest["state_dict"]
         items = [(e["key"], e["shape"], e["alias_of"]) for e in entries]
-        arrays = self.case.official.fill_state_dict(items, seed, "m2f", self.case.manifest["setup"]["mf"])
+        arrays = self.case.official.fill_state_dict(
+            items, seed, self.family, self.case.manifest["setup"]["mf"]
+        )
         tensors = {
             e["key"]: torch.from_numpy(arrays[e["key"]])
             if e["key"] in arrays
             else torch.zeros(e["shape"], dtype=getattr(torch, e["dtype"]))
             for e in entries
         }
-        recipe, state, report = convert_state_dict(tensors, options)
+        recipe, state, report = convert_state_dict(tensors, options, stated=self.told)
+        self.classes = report.num_classes
         model = build_model(recipe, report.num_classes, load_weights=False)
         model.load_state_dict(state)
         return model, recipe, report.mapped
 
     def labelled(self) -> Batch:
-        sizes, counts = [(96, 128), (128, 96)], [3, 2]
-        images, targets = torch.zeros(2, 3, 128, 128), []
-        for i, ((h, w), count) in enumerate(zip(sizes, counts, strict=True)):
-            seed = 1000 + 10 * self.iteration + i
-            images[i, :, :h, :w] = torch.from_numpy(self.case.official.image(seed, h, w).astype(np.float32))
-            labels, masks, _ = self.case.official.targets(seed, h, w, count, 80)
-            canvas = torch.zeros(count, 128, 128, dtype=torch.bool)
-            canvas[:, :h, :w] = torch.from_numpy(masks).bool()
-            targets.append(
-                Targets(torch.from_numpy(labels), canvas, torch.zeros(count, 4), torch.ones(count))
-            )
-        return Batch([0, 1], images, sizes, sizes, targets)
+        official, seen = self.case.official, self.seen[0]
+        seeds, sizes = seen.at(self.iteration), seen.sizes
+        images = recorded_images(official, seeds, sizes)
+        targets = [
+            recorded_targets(official, seed, size, count, self.classes, self.recipe, images.shape[-2:])
+            for seed, size, count in zip(seeds, sizes, seen.counts, strict=True)
+        ]
+        return Batch([*range(len(sizes))], images, sizes, sizes, targets)
 
     def unlabelled(self) -> Batch:
-        seeds, size = [2000 + 10 * self.iteration + i for i in range(2)], (96, 128)
+        seen, shift = self.seen[1], strong_shift(self.case.manifest["setup"]["unlabelled"])
+        seeds, sizes = seen.at(self.iteration), seen.sizes
         weak, strong = (
-            torch.stack(
-                [torch.from_numpy(self.case.official.image(s + add, *size).astype(np.float32)) for s in seeds]
-            )
-            for add in (0, 5000)
+            recorded_images(self.case.official, [s + add for s in seeds], sizes) for add in (0, shift)
         )
-        return Batch([2, 3], weak, [size] * 2, [size] * 2, [None, None], strong)
+        ids = [len(self.seen[0].seeds) + i for i in range(len(sizes))]
+        return Batch(ids, weak, sizes, sizes, [None] * len(sizes), strong)
 
     def step(self) -> SimpleNamespace:
         """One iteration in the official order; what the teacher found and the losses."""
@@ -206,3 +209,16 @@ def test_the_whole_run(case):
                 expected["iter"],
                 name,
             )
+
+
+def test_other_images_are_read_and_what_cannot_be_read_fails():
+    seen = recorded_images_of("image(5+3*it,64,96) 1 targets, image(6+3*it,96,64) 0 targets, image(7,32,32)")
+    assert (seen.at(2), seen.counts) == ([11, 12, 7], [1, 0, 0])
+    assert seen.sizes == [(64, 96), (96, 64), (32, 32)]
+    seen = recorded_images_of("image(20+1*it) 64x80; image_aug = image(seed+7)")
+    assert (seen.at(1), seen.sizes) == ([21], [(64, 80)])
+    assert strong_shift("image(20+1*it) 64x80; image_aug = image(seed+7)") == 7
+    assert learning_rate("SGD lr 2e-3, no momentum/wd, no clipping") == 2e-3
+    for read, words in ((recorded_images_of, "four images"), (learning_rate, "AdamW"), (strong_shift, "")):
+        with pytest.raises(pytest.fail.Exception):
+            read(words)
