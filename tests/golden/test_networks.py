@@ -17,6 +17,7 @@ from gdseg.losses import matcher
 from gdseg.losses.criterion import Criterion
 from gdseg.losses.truth import Layers, Truth
 from gdseg.models.decode import decode
+from gdseg.models.decode_maps import Canvas, ClassScores
 from gdseg.models.denoising import blocked_attention, noised_queries
 from gdseg.structures import Batch
 
@@ -70,9 +71,9 @@ def test_training_outputs(case):
     state = model.state_dict()
     for name in network.recorded("train/", "running_"):  # statistics after the step
         place = name.split("/", 2)[-1].replace("/", ".")
-        official = next((key for key in network.our_names if key.endswith(place)), None)
-        if official:
-            assert network.error(name, state[network.our_names[official]], 1e-4) < 1, name
+        ours = {own for key, own in network.our_names.items() if f".{key}".endswith(f".{place}")}
+        assert len(ours) == 1, f"{name} is recorded, which is {sorted(ours) or 'no tensor of the network'}"
+        assert network.error(name, state[ours.pop()], 1e-4) < 1, name
 
 
 @CASES
@@ -150,6 +151,9 @@ def test_predictions(case):
             recipe = replace(network.recipe, task=task)
             if task == "semantic" and "sem_argmax" in truth:
                 check_semantic(decode(outputs, batch, recipe, classes, things)[b], truth)
+                if "sem_seg" in truth:
+                    scores = class_scores(outputs, batch, recipe, b)
+                    assert network.error(f"post{b}/sem_seg", scores) < 1
             elif task == "panoptic" and "panoptic_seg" in truth:
                 found = decode(outputs, batch, recipe, classes, things)[b]
                 check_panoptic(found, truth, official)
@@ -157,6 +161,13 @@ def test_predictions(case):
             elif task == "instance" and "inst_scores" in truth and "panoptic_seg" not in truth:
                 found = decode(outputs, batch, recipe, classes, things)[b]
                 check_instances(found, truth, official, recipe.postprocess.boxes == "head")
+
+
+def class_scores(outputs, batch, recipe, b) -> torch.Tensor:
+    """The score of every class at every pixel of an image: float32 [C, H, W]."""
+    logits, masks = outputs.final.logits[b], outputs.final.masks[b]
+    scores = ClassScores.of(logits, masks, Canvas.of(batch, b), recipe)
+    return scores.finish(scores.sums(slice(None)))
 
 
 def check_semantic(found, truth):
