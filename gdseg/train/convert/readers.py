@@ -13,8 +13,9 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -70,18 +71,19 @@ def _read(path: Path) -> Any:
         zipped = file.read(2) == b"PK"
     if path.suffix == ".pkl" and not zipped:
         with path.open("rb") as file:
-            return ArrayUnpickler(file).load()
+            return ArrayUnpickler(file, path.stat().st_size).load()
     if zipped:
-        _check_stored(path)
+        with path.open("rb") as file:
+            _check_stored(file, path.stat().st_size)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _check_stored(path: Path) -> None:
+def _check_stored(file: IO[bytes], stored: int) -> None:
     """Raises CheckpointError for an archive that grows when it is read; torch.save compresses nothing."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         size = sum(part.file_size for part in archive.infolist())
-    if size > path.stat().st_size:
-        raise CheckpointError(f"is compressed: {size} bytes in a file of {path.stat().st_size}")
+    if size > stored:
+        raise CheckpointError(f"is compressed: {size} bytes in a file of {stored}")
 
 
 def _refused(name: str, path: Path | None = None) -> CheckpointError:
@@ -100,10 +102,7 @@ def _broken(error: Exception, path: Path) -> CheckpointError:
 def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return _plain(value)
-    if isinstance(value, PickledArray) and value.array is not None:
-        native = value.array.dtype.newbyteorder("=")
-        return torch.from_numpy(np.array(value.array, native, order="C"))
-    return None
+    return value.tensor if isinstance(value, PickledArray) else None
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -135,12 +134,22 @@ class PickledType:
 class PickledArray:
     """Stands for numpy's array: what its state says, copied from bytes that are really there."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, spend: Callable[[int], None]) -> None:
+        self.spend = spend
         self.array: NDArray[Any] | None = None
+
+    @cached_property
+    def tensor(self) -> Tensor | None:
+        """In this machine's byte order; one tensor however many names it has, None without numbers."""
+        if self.array is None:
+            return None
+        native = self.array.dtype.newbyteorder("=")
+        return torch.from_numpy(np.array(self.array, native, order="C"))
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         """state: version, shape, type, whether in Fortran order, bytes (text from Python 2)."""
         _, shape, kind, fortran, data = state
+        self.spend(len(data))
         flat = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.numpy)
         self.array = flat.reshape([int(n) for n in shape], order="F" if fortran else "C")
 
@@ -148,11 +157,6 @@ class PickledArray:
 def _number(kind: PickledType, data: bytes) -> Any:
     """Stands for numpy's `scalar`: a plain number."""
     return np.frombuffer(data, kind.numpy)[0].item()
-
-
-def _safe_storage(data: bytes) -> Any:
-    """Stands for torch's `_load_from_bytes`, which would unpickle anything."""
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
@@ -167,26 +171,49 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
     return torch.empty(0, dtype=storage.dtype).set_(stored, offset, size, stride)
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays, tensors, containers, numbers and text; refuses every other import."""
+class ArrayUnpickler(pickle._Unpickler):
+    """Reads arrays, tensors, containers, numbers and text; refuses every other import.
+
+    In Python, because the one in C makes its table of objects as long as the largest number a file gives one.
+    size: bytes of the file, which its arrays together cannot exceed unless it counts some again and again.
+    """
 
     _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 - read only
         ("collections", "OrderedDict"): OrderedDict,
         ("_codecs", "encode"): lambda text, encoding: str(text).encode(str(encoding)),
         ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes no bytes
-        ("numpy", "ndarray"): PickledArray,  # an argument of _reconstruct
         ("numpy", "dtype"): PickledType,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-        ("torch.storage", "_load_from_bytes"): _safe_storage,
-        **{(f"numpy.{core}.multiarray", "_reconstruct"): PickledArray for core in ("core", "_core")},
         **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
     }
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, size: int) -> None:
         super().__init__(file, encoding="latin1")
+        self.left = size
+        self.known: dict[tuple[str, str], Callable[..., Any]] = {
+            **self._KNOWN,
+            ("numpy", "ndarray"): self._array,  # an argument of _reconstruct
+            ("torch.storage", "_load_from_bytes"): self._storage,
+            **{(f"numpy.{core}.multiarray", "_reconstruct"): self._array for core in ("core", "_core")},
+        }
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of a known name. Raises CheckpointError for any other."""
-        if (module, name) not in self._KNOWN:
+        if (module, name) not in self.known:
             raise _refused(f"{module}.{name}")
-        return self._KNOWN[module, name]
+        return self.known[module, name]
+
+    def _array(self, *_: Any) -> PickledArray:
+        return PickledArray(self._spend)
+
+    def _storage(self, data: bytes) -> Any:
+        """Stands for torch's `_load_from_bytes`, which would unpickle anything."""
+        self._spend(len(data))
+        if data[:2] == b"PK":
+            _check_stored(io.BytesIO(data), len(data))
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+    def _spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise CheckpointError("holds arrays that together are larger than what is stored of them")
