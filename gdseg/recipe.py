@@ -266,7 +266,7 @@ class Distill:
     prior_share: float = key(1.0, "prior: pseudo-labels of a class wanted for each labelled object of it", above=0.0)
     class_threshold: float = key(0.7, "pseudo-label: class score above this", low=0.0, high=1.0)
     mask_threshold: float = key(0.0, "pseudo-label: mean mask probability inside the mask at least this; 0: even an empty mask is kept, as officially", low=0.0, high=1.0)
-    min_area: float = key(5.0, "pseudo-label: sum of mask probabilities above this, in pixels at stride 4", low=0.0)
+    min_area: float = key(5.0, "pseudo-label: sum of mask probabilities (of a class's region: pixels) above this, at stride 4", low=0.0)
     mask_nms: float = key(0.0, "drop a pseudo-label whose mask overlaps a better one of its class by more than this IoU; 0: keep duplicates, as officially", low=0.0, high=1.0)
     max_instances: int = key(0, "pseudo-labels kept an image, best first; 0: all", low=0)
     pixel_threshold: float = key(0.5, "pseudo-label: a pixel belongs to the mask above this probability", low=0.0, high=1.0)

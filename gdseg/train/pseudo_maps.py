@@ -66,7 +66,8 @@ def _targets(
     unsure = choice.uncertain[thing_C[choice.labels[choice.uncertain]]]
     doubtful_hw = (masks_Qhw[unsure].sigmoid() > rule.pixel_threshold).any(0)
     free_hw = ~inside_Nhw.any(0) & ~doubtful_hw & (best_hw > rule.region_threshold)
-    present = torch.bincount(label_hw[free_hw], minlength=len(thing_C)).nonzero()[:, 0]
+    pixels_C = torch.bincount(label_hw[free_hw], minlength=len(thing_C))
+    present = (pixels_C > rule.min_area).nonzero()[:, 0]  # small regions are seldom right: ignored
     regions_Rhw = free_hw & (label_hw == present[:, None, None])
     sure_R = (regions_Rhw * best_hw).flatten(1).sum(1) / regions_Rhw.flatten(1).sum(1).clamp(min=1)
 

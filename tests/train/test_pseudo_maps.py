@@ -49,6 +49,16 @@ def test_overlapping_things_are_cut_and_remains_too_small_are_dropped():
     assert columns(targets.ignore) == [0, 1, 6, 7]
 
 
+def test_regions_of_stuff_and_of_semantic_classes_too_small_are_ignored():
+    found = output((2, 0.9, slice(0, 1)), (3, 0.8, slice(1, 8)))
+    for task in ("panoptic", "semantic"):
+        targets = pseudo_maps(found, recipe(task, min_area=4.0), THINGS, softmax=False)[0]
+        assert targets.labels.tolist() == [3]  # 4 pixels are not above 4
+        assert columns(targets.ignore) == [0]
+        targets = pseudo_maps(found, recipe(task, min_area=3.0), THINGS, softmax=False)[0]
+        assert targets.labels.tolist() == [2, 3]
+
+
 def test_unsure_things_keep_stuff_away():
     found = output((0, 0.5, slice(0, 3)), (2, 0.8, slice(0, 8)))
     assert columns(pseudo_maps(found, recipe(), THINGS, softmax=False)[0].masks[0]) == list(range(8))
