@@ -226,7 +226,7 @@ REFUSED = {  # option -> a value that gdseg has no part for
     HEAD + "IN_FEATURES": [["res3", "res4", "res5"]],
     HEAD + "NAME": ["PerPixelBaselineHead", "PerPixelBaselinePlusHead"],
     HEAD + "PIXEL_DECODER_NAME": ["BasePixelDecoder", "TransformerEncoderPixelDecoder"],
-    OWN + "SIZE_DIVISIBILITY": [0, 64],
+    OWN + "SIZE_DIVISIBILITY": [0, 64, -1],  # -1: the backbone's, which a ResNet does not have
     OWN + "TRANSFORMER_DECODER_NAME": ["StandardTransformerDecoder"],
     "BACKBONE.NAME": ["build_resnet_deeplab_backbone", "D2FocalNet"],
     RESNET + "NORM": ["GN", "LN", ""],
@@ -240,13 +240,14 @@ SWIN_REFUSED = {
     SWIN + "QKV_BIAS": [False],
     SWIN + "QK_SCALE": [0.1],
     SWIN + "MLP_RATIO": [2.0],
-    SWIN + "DROP_RATE": [0.1],
 }
 M2F_REFUSED = {
+    HEAD + "PIXEL_DECODER_NAME": ["MaskDINOEncoder"],
     INPUTS: [["res4", "res5"], ["res2", "res3", "res4", "res5"]],
     OWN + "TRANSFORMER_IN_FEATURE": ["res5"],
 }
 DINO_REFUSED = {
+    HEAD + "PIXEL_DECODER_NAME": ["MSDeformAttnPixelDecoder"],
     OWN + "HIDDEN_DIM": [128],
     OWN + "INITIALIZE_BOX_TYPE": ["mask"],
     OWN + "DN": [False, "dino"],
@@ -289,6 +290,37 @@ def test_options_that_officially_crash_are_errors(changed, message):
     keys = recipe_keys(official_options(True, changed))
     with pytest.raises(CheckpointError, match=message):
         recipe_of({key: value for key, value in keys.items() if "." in key or key == "task"})
+
+
+SWIN_T = {"BACKBONE.NAME": "D2SwinTransformer"}
+
+
+@pytest.mark.parametrize("dino", [False, True], ids=["mask2former", "maskdino"])
+@pytest.mark.parametrize(
+    ("changed", "base"),
+    [
+        ({HEAD + "IN_FEATURES": ["res5", "res3", "res2", "res4"]}, {}),
+        ({HEAD + "IN_FEATURES": ("res2", "res3", "res4", "res5")}, {}),
+        ({OWN + "SIZE_DIVISIBILITY": -1}, SWIN_T),
+        ({RESNET + "DEFORM_ON_PER_STAGE": []}, {}),
+        ({RESNET + "DEFORM_ON_PER_STAGE": [True] * 4}, SWIN_T),
+        ({SWIN + "DROP_RATE": 0.1}, {}),
+    ],
+)
+def test_other_words_for_the_same_network_are_the_same_recipe(dino, changed, base):
+    assert recipe_keys(official_options(dino, base | changed)) == recipe_keys(official_options(dino, base))
+
+
+def test_dropout_of_a_swin_is_training_that_gdseg_does_otherwise():
+    plain = recipe_keys(official_options(False, SWIN_T))
+    dropped = recipe_keys(
+        official_options(False, {**SWIN_T, SWIN + "DROP_RATE": 0.1, SWIN + "ATTN_DROP_RATE": 0.2})
+    )
+    assert [line.split(" ")[:2] for line in dropped.pop("unlike")] == [
+        ["SWIN.DROP_RATE:", "0.1"],
+        ["SWIN.ATTN_DROP_RATE:", "0.2"],
+    ]
+    assert dropped == plain
 
 
 ALL_ON = ["PANOPTIC", "INSTANCE", "SEMANTIC"]

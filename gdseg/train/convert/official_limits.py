@@ -1,7 +1,8 @@
 """What of a recipe official code cannot do, so that a network does not silently predict something else there.
 
 Facts of Mask2Former (MIT), Mask DINO (Apache-2.0): what they fix in code. How to train and how to decode is
-not in a file of weights. Called by `tensors.py` and `files.py`.
+not in a file of weights. The other way, what gdseg lacks of official options, is `supported.py` (parts) and
+`options._ONLY` (training). Called by `tensors.py` and `files.py`.
 """
 
 from __future__ import annotations

@@ -12,11 +12,10 @@ from typing import Any
 
 from gdseg.errors import CheckpointError
 from gdseg.train.convert.defaults import MODEL
-from gdseg.train.convert.records import as_config
+from gdseg.train.convert.records import Options, as_config
 from gdseg.train.convert.shapes import HEADS, SWINS, VITS, timm_name
 from gdseg.train.convert.supported import BOX_INIT, DENOISING, NORMS, check_supported
 
-Options = dict[str, Any]
 _VIT_BACKBONES = {
     "DinoV2BaseBackbone": VITS[768, 14, 1370],
     "DinoV2LargeBackbone": VITS[1024, 14, 1370],
@@ -26,7 +25,9 @@ _SCHEDULES = {"WarmupMultiStepLR": "step", "WarmupPolyLR": "poly", "WarmupCosine
 _KNOWN_DATA = re.compile(
     r"(coco_201[47]|cityscapes_fine|ade20k_(sem_seg|instance|panoptic)|mapillary_vistas)_"
 )
-_ONLY = {  # what gdseg's training does, in options of SOLVER
+# what gdseg's training does, in options of SOLVER; parts that it lacks are errors (`supported.py`), and what
+# of a recipe official code cannot do is in `official_limits.py`
+_ONLY = {
     "OPTIMIZER": ("ADAMW",),
     "LR_SCHEDULER_NAME": tuple(_SCHEDULES),
     "WARMUP_METHOD": ("linear",),
@@ -67,7 +68,16 @@ def _recipe_keys(config: Options) -> Options:
     for section, read in (("INPUT", _augment), ("SOLVER", _train), ("SSL", _distill)):
         if section in config:
             found |= read(config[section])
+    if unlike := [*_undropped(model), *found.get("unlike", [])]:
+        found["unlike"] = unlike
     return found
+
+
+def _undropped(model: Options) -> list[str]:
+    """One sentence for each dropout inside a Swin, which only its training has."""
+    swin = model.get("SWIN", {}) if model["BACKBONE"]["NAME"] == "D2SwinTransformer" else {}
+    found = {name: swin.get(name, 0.0) for name in ("DROP_RATE", "ATTN_DROP_RATE")}
+    return [f"SWIN.{name}: {rate} (gdseg trains with 0.0)" for name, rate in found.items() if rate]
 
 
 def _is_maskdino(model: Options) -> bool:

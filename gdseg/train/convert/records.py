@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Options = dict[str, Any]
+Options = dict[str, Any]  # a node of an official configuration, or of a record
 
 
 def as_config(options: Options) -> Options:

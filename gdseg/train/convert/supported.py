@@ -1,7 +1,8 @@
 """Official options whose other values gdseg has no part for: each is an error that names it.
 
 Facts of detectron2 (Apache-2.0), Mask2Former (MIT) and Mask DINO (Apache-2.0). An option that is not given
-has the value that is supported, as in every published configuration. Called by `options.py`.
+has the value that is supported, as in every published configuration. What gdseg only trains otherwise
+is in `options._ONLY`; what official code lacks, in `official_limits.py`. Called by `options.py`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdseg.errors import CheckpointError
+from gdseg.train.convert.records import Options
 
-Options = dict[str, Any]
 BOX_INIT = {"no": "none", "mask2box": "mask_to_box", "bitmask": "exact"}
 DENOISING = {"no": "none", "standard": "box", "seg": "mask"}
 NORMS = {"FrozenBN": "frozen", **dict.fromkeys(("BN", "SyncBN", "nnSyncBN", "naiveSyncBN"), "live")}
@@ -20,8 +21,7 @@ _SECTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # section -> option -> the
         "NAME": ("MaskFormerHead", "MaskDINOHead"),
         "NORM": ("GN",),
         "COMMON_STRIDE": (4,),
-        "IN_FEATURES": (["res2", "res3", "res4", "res5"],),
-        "PIXEL_DECODER_NAME": ("MSDeformAttnPixelDecoder", "MaskDINOEncoder"),
+        "IN_FEATURES": (["res2", "res3", "res4", "res5"],),  # in any order: sorted by stride
     },
     "MASK_FORMER": {
         "TRANSFORMER_DECODER_NAME": ("MultiScaleMaskedTransformerDecoder",),
@@ -41,7 +41,6 @@ _SECTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # section -> option -> the
         "STEM_TYPE": ("basic",),
         "RES4_DILATION": (1,),
         "RES5_DILATION": (1,),
-        "DEFORM_ON_PER_STAGE": ([False] * 4,),
     },
     "SWIN": {
         "APE": (False,),
@@ -49,10 +48,9 @@ _SECTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # section -> option -> the
         "QKV_BIAS": (True,),
         "QK_SCALE": (None,),
         "MLP_RATIO": (4.0,),
-        "DROP_RATE": (0.0,),
-        "ATTN_DROP_RATE": (0.0,),
     },
 }
+_PIXEL_DECODERS = {"MaskFormerHead": "MSDeformAttnPixelDecoder", "MaskDINOHead": "MaskDINOEncoder"}
 _BACKBONES = {"build_resnet_backbone": "RESNETS", "D2SwinTransformer": "SWIN"}
 
 
@@ -63,12 +61,27 @@ def check_supported(model: Options, own: str) -> None:
     """
     for section in ("SEM_SEG_HEAD", own, _BACKBONES.get(model["BACKBONE"]["NAME"], "")):
         for option, values in _SECTIONS.get(section, {}).items():
-            _one_of(model.get(section, {}), f"{section}.{option}", values)
-    levels = model["SEM_SEG_HEAD"]["DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"]
+            _one_of(_plainly(model, section), f"{section}.{option}", values)
+    head = model["SEM_SEG_HEAD"]
+    _one_of(head, "SEM_SEG_HEAD.PIXEL_DECODER_NAME", (_PIXEL_DECODERS[head.get("NAME", "MaskFormerHead")],))
+    deformed = model.get("RESNETS", {}).get("DEFORM_ON_PER_STAGE") or []
+    if any(deformed) and model["BACKBONE"]["NAME"] == "build_resnet_backbone":
+        raise _unsupported("RESNETS.DEFORM_ON_PER_STAGE", deformed, "none")
+    levels = head["DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"]
     if own == "MASK_FORMER" and sorted(levels) != ["res3", "res4", "res5"]:
         raise _unsupported(
             "SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", levels, "three: res3 to res5"
         )
+
+
+def _plainly(model: Options, section: str) -> Options:
+    """A section with the options that official code itself puts into another form, in that form."""
+    found = dict(model.get(section, {}))
+    if "IN_FEATURES" in found:
+        found["IN_FEATURES"] = sorted(found["IN_FEATURES"])
+    if found.get("SIZE_DIVISIBILITY") == -1 and model["BACKBONE"]["NAME"] == "D2SwinTransformer":
+        found["SIZE_DIVISIBILITY"] = 32  # the backbone's own
+    return found
 
 
 def _one_of(given: Mapping[str, Any], name: str, values: tuple[Any, ...]) -> None:
