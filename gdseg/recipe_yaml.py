@@ -77,9 +77,13 @@ def _find_file(name_or_path: str) -> Path | None:
             return path
     if name_or_path in official_recipes():
         return None
-    near = difflib.get_close_matches(Path(name_or_path).stem, shipped_recipes(), 1)
-    hint = f"did you mean '{near[0]}'?" if near else "'gdseg recipe list' shows the names"
-    raise RecipeError("no such recipe", name_or_path, hint)
+    stem, names = Path(name_or_path).stem, shipped_recipes()
+    having = [name for name in names if len(stem) > 2 and stem in name]  # shorter ones would fit by chance
+    near = difflib.get_close_matches(stem, names, 1) or having[: len(having) == 1]
+    words = f" {stem}" if having else ""
+    hint = f"did you mean '{near[0]}'?" if near else f"'gdseg recipe list{words}' shows the names"
+    is_file = Path(name_or_path).suffix in (".yaml", ".yml")
+    raise RecipeError("no such file" if is_file else "no such recipe", name_or_path, hint)
 
 
 def parse_recipe(text: str, source: str, overrides: list[str] | None = None) -> Recipe:

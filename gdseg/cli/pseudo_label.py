@@ -90,6 +90,7 @@ def command(
     if document["images"]:
         work.write(document, target)
     work.report(target, as_json=as_json, quiet=quiet)
+    work.say_if_empty()
     raise_failed(work.failed, len(paths))
 
 
@@ -141,6 +142,7 @@ class Work:
     images: Counter[str] = field(default_factory=Counter)
     objects: Counter[str] = field(default_factory=Counter)
     scores: dict[str, float] = field(default_factory=dict)
+    best: float = 0.0  # class score, of what is not kept too
 
     def run(self, tell: Any) -> dict[str, Any]:
         """The COCO document of all images, made one image at a time."""
@@ -177,8 +179,9 @@ class Work:
                 self.failed.append((path, error.what))
                 err.print(f"skipped {path}: {error.what}", highlight=False, markup=False, soft_wrap=True)
                 continue
-            found = label_image(self.predictor, image, self.rule, self.thresholds)
+            *found, best = label_image(self.predictor, image, self.rule, self.thresholds)
             kept, below = (replace(p, path=path) for p in found)
+            self.best = max(self.best, best)
             if number in shown:
                 caption = f"{path.name}: {len(kept)} kept, {len(below)} below"
                 self.sheet.add(displayable(image), kept, caption, dropped=below)
@@ -201,6 +204,20 @@ class Work:
         write_json(target, document, indent=None)
         if self.sheet.cells:
             save_picture(self.sheet.render(), target.with_suffix(".png"))
+
+    def say_if_empty(self) -> None:
+        """That no image has a label, and why: the class score, or what else the rule asks for."""
+        if self.objects or len(self.failed) == len(self.paths):
+            return
+        bar = self.rule.class_threshold if self.thresholds is None else float(self.thresholds.min())
+        why, advice = "which is not enough", "lower --conf"
+        if self.best > bar:
+            keys = ["min_area"] + ["mask_threshold"] * bool(self.rule.mask_threshold)
+            keys += ["score"] * (self.rule.score != "class")
+            why = "but the rule asks for more than that"
+            advice = f"lower {', '.join(f'distill.{key}' for key in keys)} or --conf"
+        text = f"warning: no image has a label; the best class score is {self.best:.3g}, {why}: {advice}"
+        err.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def report(self, target: Path, *, as_json: bool, quiet: bool) -> None:
         """Counts a class, and where the files are."""

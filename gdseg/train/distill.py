@@ -53,7 +53,7 @@ def distill(
     rule, classes, split = recipe.distill, len(data.dataset.classes), data.split.sha256
     unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
     guide = load_guide(teacher_file, data.dataset, device)
-    recipe = settle(recipe, data.counts, guide.recipe if rule.student_init == "teacher" else None)
+    recipe = settle(recipe, data.some_counts(), guide.recipe if rule.student_init == "teacher" else None)
     seed_step(recipe.seed, 0)
     student = build_student(recipe, classes, guide, load_weights=not resume).to(device)
     teacher = Teacher(guide, student, recipe, data.dataset.things)

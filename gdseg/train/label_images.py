@@ -23,7 +23,7 @@ from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill, Inference
 from gdseg.structures import Predictions
-from gdseg.train.pseudo import choose
+from gdseg.train.pseudo import choose, class_scores
 from gdseg.view.plots import is_number, read_lines
 
 
@@ -72,10 +72,11 @@ def _text(value: object) -> str:
 
 def label_image(
     predictor: Predictor, image: Tensor, rule: Distill, thresholds: Tensor | None = None
-) -> tuple[Predictions, Predictions]:
-    """The pseudo-labels of an image [C, H, W], and what the rule would take at a lower class score.
+) -> tuple[Predictions, Predictions, float]:
+    """The pseudo-labels of an image [C, H, W], what the rule would take at a lower class score, the best one.
 
     thresholds: float32 [C], in place of `rule.class_threshold`.
+    A class score, of any object and class, is the best whether the rule takes its object or not.
     The lower score is `rule.ignore_threshold`, or half of `rule.class_threshold` where that is 0.
     Scores are class score times mean mask probability. Where the recipe looks in tiles, the rule is applied
     to each and what it takes is joined.
@@ -86,26 +87,28 @@ def label_image(
         tile: _label_tile(predictor, tile.cut(image), side, rule, thresholds) for row in rows for tile in row
     }
     kept = in_tiles(rows, lambda tile: found[tile][0], size, recipe)
-    return kept, in_tiles(rows, lambda tile: found[tile][1], size, recipe)
+    below = in_tiles(rows, lambda tile: found[tile][1], size, recipe)
+    return kept, below, max(best for _, _, best in found.values())
 
 
 def _label_tile(
     predictor: Predictor, image: Tensor, side: int, rule: Distill, thresholds: Tensor | None
-) -> tuple[Predictions, Predictions]:
+) -> tuple[Predictions, Predictions, float]:
     batch, outputs = predictor.outputs(image, side)
     canvas = Canvas.of(batch)
     lower = replace(rule, ignore_threshold=rule.ignore_threshold or rule.class_threshold / 2)
     logits, masks = outputs.final.logits[0], outputs.final.masks
     assert masks is not None
     own = None if thresholds is None else thresholds.to(logits.device)
-    choice = choose(logits, masks[0], lower, predictor.network.recipe.softmax_classes, own)
+    softmax = predictor.network.recipe.softmax_classes
+    choice = choose(logits, masks[0], lower, softmax, own)
     kept, uncertain = (
         _full_size(
             masks[0, index], choice.labels[index], choice.quality[index], canvas, rule, predictor.classes
         )
         for index in (choice.kept, choice.uncertain)
     )
-    return kept, uncertain
+    return kept, uncertain, float(class_scores(logits, softmax)[0].max())
 
 
 def _full_size(

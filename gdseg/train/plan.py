@@ -23,7 +23,7 @@ def describe(recipe: Recipe, run: Path, device: torch.device, verb: str, teacher
     """
     data = open_data(recipe)
     like = load_guide(teacher, data.dataset, torch.device("cpu")).recipe if teacher else None
-    recipe = settle(recipe, data.counts, like if recipe.distill.student_init == "teacher" else None)
+    recipe = settle(recipe, data.some_counts(), like if recipe.distill.student_init == "teacher" else None)
     with torch.device("meta"):
         model = build_model(recipe, len(data.dataset.classes), load_weights=False)
     parameters = sum(p.numel() for p in model.parameters())

@@ -36,7 +36,7 @@ def pretrain(
     Raises DataError, CheckpointError, DivergedError, MachineError, InterruptedRun (after saving).
     """
     data = open_data(recipe, run if resume else None)
-    recipe = settle(recipe, data.counts)
+    recipe = settle(recipe, data.some_counts())
     train, classes = recipe.train, len(data.dataset.classes)
     seed_step(recipe.seed, 0)
     model = build_model(recipe, classes, load_weights=not resume).to(device)

@@ -23,6 +23,7 @@ from gdseg import __version__
 from gdseg.data.dataset import Dataset, labelled_records, open_dataset
 from gdseg.data.inspect import files_of
 from gdseg.data.split import Split, choose_split, load_split, save_split
+from gdseg.errors import DataError
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
@@ -46,6 +47,18 @@ class Start:
     def counts(self) -> list[int]:
         """`object_counts` of the labelled images; label maps are read for it, once."""
         return object_counts(self.labelled, self.dataset.task)
+
+    def some_counts(self) -> list[int]:
+        """`counts`, of which one is not 0. Raises DataError: there is nothing to learn from."""
+        maps = (record for record in self.labelled if record.label_map)  # of which `counts` saw a part
+        if any(self.counts) or any(object_counts([record], self.dataset.task)[0] for record in maps):
+            return self.counts
+        images = counted(len(self.labelled), "labelled image")
+        what = f"no object in any labelled image ({images})"
+        hint = (
+            "label some, or take another --split or --ratio; pseudo-labels: gdseg pseudo-label --conf LOWER"
+        )
+        raise DataError(what, self.dataset.train_json or self.dataset.root, hint)
 
 
 def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:

@@ -70,6 +70,9 @@ def spoil(data, change, part="train"):
         (["eval"], 4, "'gdseg pretrain' makes one"),
         (["predict", "nowhere.jpg"], 4, "'gdseg pretrain' makes one"),
         (["recipe", "show", "coco"], 2, "no such recipe"),
+        (["recipe", "show", "coco"], 2, "'gdseg recipe list coco' shows the names"),
+        (["pretrain", "-r", "nucle"], 2, "did you mean 'nuclei_maskdino'?"),
+        (["recipe", "check", "nofile.yaml"], 2, "no such file"),
         (["bench", "everything"], 2, "nothing called 'everything'"),
     ],
 )
@@ -94,6 +97,14 @@ def test_faulty_annotations_are_refused_before_any_training(gdseg, data, change,
     assert code == 3
     assert words in said
     assert "gdseg data inspect" in said or "COCO" in said
+
+
+def test_labels_that_hold_nothing_are_not_trained_on(gdseg, data):
+    spoil(data, lambda d: d.update(annotations=[]))
+    for more in ([], ["--dry-run"]):
+        code, said = gdseg("pretrain", "--data", data, "--ratio", "1", "--out", "run", *FAST, *more)
+        assert (code, "no object in any labelled image" in said, "--conf LOWER" in said) == (3, True, True)
+    assert not (data.parent / "run").exists()
 
 
 def test_a_ratio_that_leaves_no_image(gdseg, data):

@@ -96,8 +96,9 @@ def test_the_rule_is_that_of_training(tiny_checkpoint: Path, small_data: Path) -
     scores = outputs.final.logits.sigmoid().amax(-1)[0].sort(descending=True).values
     rule.class_threshold = float(scores[4])  # the four best pass
     [targets] = pseudo_targets(outputs.final, rule, softmax=False)
-    kept, below = label_image(predictor, image, rule)
+    kept, below, best = label_image(predictor, image, rule)
     assert len(targets) == 4
+    assert best == pytest.approx(float(scores[0]))
     assert len(kept) <= 4  # a mask may have no pixel
     assert set(kept.scores.tolist()) <= set(targets.scores.tolist())
     assert kept.scores.tolist() == sorted(kept.scores.tolist(), reverse=True)
@@ -113,7 +114,7 @@ def test_full_size_masks_are_the_small_ones_enlarged(tiny_checkpoint: Path, smal
     image = read_image(small_data / "train" / "1.png")
     _, outputs = predictor.outputs(image)
     [targets] = pseudo_targets(outputs.final, rule, softmax=False)
-    kept, _ = label_image(predictor, image, rule)
+    kept, _, _ = label_image(predictor, image, rule)
     assert targets.scores is not None
     small = dict(zip(targets.scores.tolist(), targets.masks, strict=True))
     for i, score in enumerate(kept.scores.tolist()):
@@ -202,3 +203,21 @@ def test_tiles_views_and_what_training_moves_are_not_applied() -> None:
     views = Inference(tile=512, scales=[0.5, 1.0], flip=True)
     wanted = ["inference.tile=512", "inference.scales=[0.5, 1.0]", "inference.flip=true"]
     assert not_applied(Distill(fallback="freeze"), views) == wanted
+
+
+def test_no_label_at_all_is_said_with_the_best_score(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
+    predictor = load_model(small_run, "cpu")
+    best = max(
+        float(predictor.outputs(read_image(path))[1].final.logits.sigmoid().max())
+        for path in sorted((small_data / "train").iterdir())
+    )
+    result = gdseg("pseudo-label", small_data / "train", "--conf", "0.99")
+    assert result.exit_code == 0, result.exception
+    said = f"no image has a label; the best class score is {best:.3g}, which is not enough: lower --conf"
+    assert said in result.stderr
+    many = gdseg("pseudo-label", small_data / "train", *LOW, "--overwrite")
+    assert "no image has a label" not in many.stderr
+    small = gdseg(
+        "pseudo-label", small_data / "train", "--conf", "0.005", "distill.min_area=1e9", "--overwrite"
+    )
+    assert "the rule asks for more than that: lower distill.min_area or --conf" in small.stderr

@@ -71,7 +71,7 @@ def objects(runs_of: Runs, monkeypatch: pytest.MonkeyPatch) -> tuple[Predictor, 
 def test_fates_are_those_of_training(objects: tuple[Predictor, Recipe, Record]) -> None:
     predictor, recipe, record = objects
     reviewer, fate = reviewed(predictor, recipe, record, None)
-    kept, uncertain = label_image(predictor, read_image(record.path), recipe.distill)
+    kept, uncertain, _ = label_image(predictor, read_image(record.path), recipe.distill)
     assert masks(fate.kept) == masks(kept)
     assert masks(fate.ignored) == masks(uncertain)
     for part, scores in ((fate.kept, SCORES[:3]), (fate.ignored, SCORES[3:5]), (fate.dropped, SCORES[5:6])):

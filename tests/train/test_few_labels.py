@@ -1,10 +1,14 @@
 """One to five labelled images: both verbs train on them, and the start says what to try."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
 from gdseg.data.scenes import make_scenes
 from gdseg.data.shapes import ShapesOptions
+from gdseg.errors import DataError
 from gdseg.recipe_yaml import load_recipe
 from gdseg.runs import find_checkpoint
 from gdseg.train import counts, start
@@ -75,3 +79,24 @@ def test_label_maps_are_counted_once(tiny_settings, tmp_path, monkeypatch):
     read.clear()
     distill(recipe, tmp_path / "run", find_checkpoint(tmp_path / "teacher", "teacher"), CPU, quiet=True)
     assert len(read) == 6
+
+
+def test_neither_verb_starts_without_an_object(tiny_recipe, tiny_data, tmp_path):
+    """Crowds are none; one object in one image is enough."""
+    shutil.copytree(tiny_data, tmp_path / "data")
+    recipe = tiny_recipe("maskdino", f"data.root={tmp_path / 'data'}", "train.steps=1", "distill.steps=1")
+    pretrain(recipe, tmp_path / "teacher", CPU, quiet=True)
+    teacher = find_checkpoint(tmp_path / "teacher", "teacher")
+    path = tmp_path / "data/annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    first = content["annotations"][0]
+    path.write_text(json.dumps({**content, "annotations": [{**first, "iscrowd": 1}]}))
+    for run in (
+        lambda: pretrain(recipe, tmp_path / "a", CPU),
+        lambda: distill(recipe, tmp_path / "b", teacher, CPU),
+    ):
+        with pytest.raises(DataError, match="no object in any labelled image"):
+            run()
+    path.write_text(json.dumps({**content, "annotations": [first]}))
+    whole = tiny_recipe("maskdino", f"data.root={tmp_path / 'data'}", "data.ratio=1")
+    assert sum(start.open_data(whole).some_counts()) == 1
