@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from gdseg.data.images import find_file
+from gdseg.data.images import find_file, image_size
 from gdseg.data.part import Fault, Part
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, check_polygons, check_rle, shorten
 from gdseg.errors import DataError
@@ -45,6 +45,11 @@ def read_content(content: dict[str, list[Any]], path: Path, images: Path) -> Par
     labels = {c.id: label for label, c in enumerate(table)}
     with without_gc():
         records = read_images(content["images"], images, faults)
+        for image_id, (height, width) in differing_sizes(content["annotations"], records).items():
+            wrong = records[image_id]
+            text = f"the json says {wrong.width} x {wrong.height}, file and masks are {width} x {height}"
+            faults.append(Fault("size differs", text, image_id))
+            records[image_id] = replace(wrong, height=height, width=width)
         searched = _federated(content["images"], records, labels, faults)
         found = _annotations(content["annotations"], records, labels, faults)
         complete = [
@@ -175,6 +180,32 @@ def read_images(items: list[Any], folder: Path, faults: list[Fault]) -> dict[int
             path = folder / item["file_name"]
             records.setdefault(item["id"], Record(item["id"], path, item["height"], item["width"]))
     return records
+
+
+def differing_sizes(
+    items: list[Any], records: Mapping[int | str, Record]
+) -> dict[int | str, tuple[int, int]]:
+    """(height, width) of the images whose file and RLE masks, all of them, agree that the json's is wrong."""
+    said: dict[int | str, set[tuple[int, int]]] = {}
+    for item in items:
+        mask = item.get("segmentation") if isinstance(item, dict) else None
+        size = mask.get("size") if isinstance(mask, dict) else None
+        if isinstance(size, list) and [type(n) for n in size] == [int, int] and is_id(item.get("image_id")):
+            said.setdefault(item["image_id"], set()).add((size[0], size[1]))
+    found = {}
+    for image_id, sizes in said.items():
+        record = records.get(image_id)
+        differs = record and len(sizes) == 1 and (record.height, record.width) not in sizes
+        if record and differs and _file_size(record.path) in sizes:
+            found[image_id] = sizes.pop()
+    return found
+
+
+def _file_size(path: Path) -> tuple[int, int] | None:
+    try:
+        return image_size(path) if find_file(path.parent, path.name) else None
+    except DataError:
+        return None
 
 
 def _image_fault(item: Any, folder: Path) -> Fault | None:

@@ -13,7 +13,14 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from gdseg.data.coco import check_annotation, check_bbox, is_id, read_categories, read_images
+from gdseg.data.coco import (
+    check_annotation,
+    check_bbox,
+    differing_sizes,
+    is_id,
+    read_categories,
+    read_images,
+)
 from gdseg.data.images import find_file, image_size
 from gdseg.data.inspect import mask_facts
 from gdseg.data.part import Fault
@@ -34,7 +41,7 @@ def repair_instances(content: Item, images: Path, lost: Ids, twice: Ids, note: N
     """
     categories = list(kept_categories(content["categories"], note))
     labels = {item["id"]: label for label, item in enumerate(categories)}
-    kept = list(kept_images(content["images"], images, lost, note))
+    kept = list(kept_images(_with_true_sizes(content, images, lost, note), images, lost, note))
     records = {record.image_id: record for _, record in kept}
     ids, found, doubtful = _NewIds(content["annotations"]), list[Item](), set[int | str]()
     for place, item in enumerate(content["annotations"]):
@@ -86,6 +93,25 @@ def kept_images(items: list[Any], folder: Path, lost: Ids, note: Note) -> Iterat
         if not faults:
             seen.add(item["id"])
             yield item, found[item["id"]]
+
+
+def _with_true_sizes(content: Item, folder: Path, lost: Ids, note: Note) -> list[Any]:
+    """The json's images; where file and masks agree on another size, with that."""
+    sizes = differing_sizes(content["annotations"], read_images(content["images"], folder, []))
+    found, told = list[Any](), set[int | str](lost)
+    for item in content["images"]:
+        image_id = item.get("id") if isinstance(item, dict) else None
+        if not is_id(image_id) or image_id not in sizes:
+            found.append(item)
+            continue
+        height, width = sizes[image_id]
+        found.append({**item, "height": height, "width": width})
+        if image_id not in told:
+            note(
+                Fault("size differs", f"its size is now that of file and masks, {width} x {height}", image_id)
+            )
+        told.add(image_id)
+    return found
 
 
 def _sized(item: Any, folder: Path) -> Item | None:

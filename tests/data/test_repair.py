@@ -15,7 +15,7 @@ from gdseg.data.inspect_files import inspect_files
 from gdseg.data.part import Fault
 from gdseg.data.repair import repair_dataset
 from gdseg.data.repair_polygons import cut_polygon
-from gdseg.data.rle import polygons_mask
+from gdseg.data.rle import polygons_mask, to_rle
 from gdseg.data.scenes import make_scenes
 from gdseg.data.shapes import ShapesOptions
 from gdseg.errors import DataError, UsageError
@@ -91,6 +91,33 @@ def test_annotations_are_repaired_or_left_out(make_coco: Any, content: Content, 
         said[1, "duplicate annotation id"] == "its id is now 15"
     )  # which is then left out as the first one's twin
     assert {key[0] for key in said} >= {2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15}
+
+
+def test_a_wrong_size_in_the_json_is_one_fault_and_costs_no_object(
+    make_coco: Any, content: Content, tmp_path: Path
+) -> None:
+    """File and masks agree; where they do not, the file is another one and nothing is known of its masks."""
+    good = content["annotations"][0]
+    mask = np.zeros((32, 48), np.uint8)
+    mask[4:16, 4:20] = 1
+    content["annotations"] += [
+        {**good, "id": n, "segmentation": to_rle(np.roll(mask, n, 1)), "bbox": None} for n in range(2, 9)
+    ]
+    true = json.loads(json.dumps(content))
+    content["images"][0]["width"] = 999
+    root = make_coco(true)
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    _, faults = inspected(root)
+    assert [(f.kind, f.image_id, f.harmless) for f in faults] == [("size differs", 7, False)]
+    assert "999 x 32, file and masks are 48 x 32" in faults[0].text
+    with pytest.raises(DataError, match="1 x size differs"):
+        open_dataset(Data(root=str(root)))
+    done = repaired(root, tmp_path / "copy")
+    assert [(f.kind, f.image_id) for f in done] == [("size differs", 7)]
+    assert read(tmp_path / "copy") == true
+    Image.fromarray(np.ones((40, 48, 3), np.uint8)).save(root / "train" / "a.png")
+    _, faults = inspected(root)
+    assert {f.kind for f in faults} == {"bad RLE", "wrong image size"}
 
 
 def test_a_faultless_part_stays_byte_for_byte_and_images_are_links(
