@@ -17,6 +17,8 @@ from typing import Any
 
 from gdseg.errors import MachineError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes to `path` in one step, making its folder if there is none.
@@ -31,7 +33,7 @@ def replace_file(path: Path, write: Callable[[Path], object], also: type[Excepti
     """Call `write(temporary)` and rename the result to `path`, making its folder if there is none.
 
     Raises MachineError (disk full, no permission, a file where a folder is needed) and leaves what
-    was there; `also`: what else the writer raises when the disk is full.
+    was there; `also`: what else the writer raises when the disk is full, in words for nobody.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -42,15 +44,22 @@ def replace_file(path: Path, write: Callable[[Path], object], also: type[Excepti
         temporary.chmod(mode)  # safetensors makes files that nobody else may read
         os.replace(temporary, path)
     except (OSError, also) as error:
-        raise _cannot_write(error, path) from error
+        raise cannot_write(path, error) from error
     finally:
         _discard(temporary)
 
 
-def _cannot_write(error: Exception, path: Path) -> MachineError:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
-    hint = "free some space; what was there is kept" if full else "check the path and its permissions"
-    return MachineError(f"cannot write: {getattr(error, 'strerror', None) or error}", path, hint)
+def cannot_write(path: Path, error: Exception) -> MachineError:
+    """What to tell of an error while writing `path`; one that is no OSError is that of a full disk."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOSPC
+    hint = "check the path and its permissions"
+    if number in _FULL:
+        hint = "free some space" if number != errno.EFBIG else "raise the limit on file sizes (ulimit -f)"
+        hint += " (the file that was there is kept)" if os.path.isfile(path) else ""
+    reason = "no space left, or a limit on file sizes (ulimit -f)"
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+    return MachineError(f"cannot write: {reason}", path, hint)
 
 
 def replace_folder(folder: Path, make: Callable[[Path], object]) -> None:
@@ -69,7 +78,7 @@ def replace_folder(folder: Path, make: Callable[[Path], object]) -> None:
         old = list(folder.iterdir()) if there else []
         temporary = Path(tempfile.mkdtemp(prefix=".gdseg-", dir=place))
     except OSError as error:
-        raise _cannot_write(error, folder) from error
+        raise cannot_write(folder, error) from error
     new, aside = temporary / "new", temporary / "old"
     try:
         new.mkdir()
@@ -82,7 +91,7 @@ def replace_folder(folder: Path, make: Callable[[Path], object]) -> None:
         else:
             new.rename(folder)
     except OSError as error:
-        raise _cannot_write(error, folder) from error
+        raise cannot_write(folder, error) from error
     finally:
         if not aside.is_dir() or not any(aside.iterdir()):  # else moving back failed too: keep it
             shutil.rmtree(temporary, ignore_errors=True)

@@ -36,7 +36,11 @@ def prepare_run(run: Path, *, overwrite: bool) -> None:
     Raises UsageError when what would be replaced is not a run of gdseg or holds the working folder.
     """
     if overwrite and run.is_dir() and any(run.iterdir()):
-        ours = read_run(run).get("verb") in VERBS and (run / "checkpoints").is_dir()
+        checkpoints = run / "checkpoints"
+        ours = checkpoints.is_dir() and (
+            read_run(run).get("verb") in VERBS
+            or {*run.iterdir(), *checkpoints.iterdir()} == {checkpoints}  # all that a full disk let be
+        )
         if not ours or Path.cwd().is_relative_to(run.resolve()):
             raise UsageError("--overwrite replaces runs only, this folder is none", run, "name another --out")
         shutil.rmtree(run)

@@ -181,12 +181,43 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, there: bool) -> No
 
     def full(folder: Path) -> None:
         (folder / "half.txt").write_text("half")
-        raise OSError(27, "File too large")
+        raise OSError(28, "No space left on device")
 
-    with pytest.raises(MachineError, match=r"(?s)cannot write: File too large.*place.*free some space"):
+    with pytest.raises(MachineError, match=r"(?s)cannot write: No space left.*place.*free some space"):
         replace_folder(place, full)
     assert [p.name for p in tmp_path.rglob("*")] == (["place"] if there else [])
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with pytest.raises(MachineError, match="a link to a folder that is not there"):
         replace_folder(tmp_path / "dangling", new_content)
     assert (tmp_path / "dangling").is_symlink()
+
+
+def test_what_a_writer_says_of_a_full_disk_is_put_in_words(tmp_path: Path) -> None:
+    """torch and safetensors raise errors of their own, without a number."""
+
+    def full(temporary: Path) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 598")
+
+    for path, kept in (
+        (tmp_path / "new.pt", ""),
+        (tmp_path / "old.pt", " (the file that was there is kept)"),
+    ):
+        (tmp_path / "old.pt").write_bytes(b"old")
+        with pytest.raises(MachineError) as caught:
+            replace_file(path, full, RuntimeError)
+        assert caught.value.what == "cannot write: no space left, or a limit on file sizes (ulimit -f)"
+        assert caught.value.hint == f"free some space{kept}"
+    assert [p.name for p in tmp_path.iterdir()] == ["old.pt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(28, "free some space"), (27, "ulimit -f"), (13, "permissions")]
+)
+def test_the_hint_fits_why_a_file_cannot_be_written(tmp_path: Path, number: int, hint: str) -> None:
+    def fails(temporary: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(MachineError, match=os.strerror(number)) as caught:
+        replace_file(tmp_path / "a", fails)
+    assert hint in str(caught.value.hint)
+    assert "is kept" not in str(caught.value.hint)

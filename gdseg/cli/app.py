@@ -78,7 +78,7 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             _bug(error)
-        _leave(MachineError("the disk is full", error.filename, "free some space, then go on with --resume"))
+        _leave(MachineError("the disk is full", error.filename, "free some space, then try again"))
     except KeyboardInterrupt:
         print("interrupted; what was saved before is still there", file=sys.stderr)
         sys.exit(130)

@@ -56,7 +56,7 @@ def load_state(path: Path, learner: Learner, networks: Mapping[str, nn.Module]) 
     Raises CheckpointError when the file is missing, unsafe, or of another architecture or optimiser.
     """
     if not path.is_file():
-        raise CheckpointError("nothing to resume from", path, "start it without --resume")
+        raise CheckpointError("nothing to resume from", path, "start it again with --overwrite")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         saved = state["networks"]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gdseg.errors import MachineError
-from gdseg.files import plain, write_atomic
+from gdseg.files import cannot_write, plain, write_atomic
 
 _MAIN = {"mask_ap": "mask AP", "box_ap": "box AP", "pq": "PQ", "pq_things": "PQ things"}
 _MAIN |= {"pq_stuff": "PQ stuff", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
@@ -104,9 +104,15 @@ class RunLog:
 
 
 def append_json(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON object as a line; NaN and infinity become null so that any reader can parse it."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(plain(value)) + "\n")
+    """Append one JSON object as a line; NaN and infinity become null so that any reader can parse it.
+
+    Raises MachineError when the disk is full.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(value)) + "\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -1,4 +1,4 @@
-"""A run in progress: its folder, log, evaluations, checkpoints, and a clean stop on Ctrl-C or SIGTERM.
+"""A run in progress: its folder, log, evaluations, checkpoints, and a clean stop on a signal or bad data.
 
 pretrain.py and distill.py own their loops and call this for what both need around a step.
 """
@@ -10,7 +10,7 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ import torch
 
 from gdseg.data.dataset import Dataset
 from gdseg.device import peak_memory
-from gdseg.errors import InterruptedRun, UsageError
+from gdseg.errors import DataError, InterruptedRun, MachineError, UsageError
 from gdseg.eval.run import evaluate
 from gdseg.files import link
 from gdseg.models.checkpoint import Network, save_network
@@ -43,6 +43,7 @@ class Session:
     """What surrounds the steps of one run. `unlogged`: losses of the steps since the last log line.
 
     `evaluated`, `saved`: steps that were done at the last evaluation that was finished, and at the last save.
+    `closed`: the last complete step, as `close_step` was told; the networks stay so while a stream delivers.
     """
 
     verb: str
@@ -60,6 +61,7 @@ class Session:
     evaluated: int = 0
     saved: int = 0
     stop_signal: int = 0
+    closed: tuple[int, Roles, State] = (0, {}, {})
 
     def __enter__(self) -> Session:
         tensorboard = self.recipe.train.tensorboard
@@ -71,15 +73,29 @@ class Session:
         self.log.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.log.__exit__(*error)
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if isinstance(error, DataError):  # of a stream or an evaluation: a step itself reads no file
+                self._save_once(*self.closed)
+        except MachineError as full:
+            error = full
+            raise
+        finally:
+            if isinstance(error, DataError | MachineError):
+                then = "with the file mended" if isinstance(error, DataError) else "that done"
+                error.hint = f"{error.hint}; {then}, {self._way_on()}" if error.hint else self._way_on()
+            self._end(failed=error is not None)
+        if self.stop_signal and not error:  # it came after the last step was closed
+            raise self._interrupted(self.total_steps)
+
+    def _end(self, *, failed: bool) -> None:
+        self.log.__exit__()
         for number, handler in self._old.items():
             signal.signal(number, handler)
         seconds = time.monotonic() - self._began
         spent = {"step": self.start_step, "seconds": round(seconds, 1), **peak_memory(self.learner.device)}
-        append_json(self.run / "time.jsonl", spent)
-        if self.stop_signal and not any(error):  # it came after the last step was closed
-            raise self._interrupted(self.total_steps)
+        with suppress(MachineError) if failed else nullcontext():  # the first failure is the one to tell
+            append_json(self.run / "time.jsonl", spent)
 
     def resume(self, networks: State) -> None:
         """Go on from the last saved state; `networks` are all networks the loop changes."""
@@ -95,6 +111,7 @@ class Session:
         """Do the evaluation that an interruption cut off, and say where a resumed run goes on."""
         if not self.start_step:
             return
+        self.closed = (self.start_step, roles, state)
         if self._owes_evaluation(self.start_step):
             self.log.say(f"going on with the evaluation after step {self.start_step} of {self.total_steps}")
             forget_after(self.run / "eval.jsonl", self.start_step - 1)  # rows written before saving failed
@@ -106,6 +123,7 @@ class Session:
 
     def close_step(self, steps_done: int, roles: Roles, state: State) -> None:
         """Save and evaluate what is due after a step; raise InterruptedRun, all saved, once a signal came."""
+        self.closed = (steps_done, roles, state)
         if self.due(steps_done, self.recipe.train.save_every):
             self._save_all(steps_done, roles, state)
         if self._owes_evaluation(steps_done):
@@ -163,25 +181,33 @@ class Session:
         return evaluate(network, self.dataset, self.recipe, device, progress=go_on).metrics
 
     def _save_all(self, steps_done: int, roles: Roles, state: State) -> None:
-        """Save the state to resume from (all networks of `state`) and each role's last network."""
+        """Save each role's last network, then the state to resume from (all networks of `state`)."""
+        for role, network in roles.items():  # first: a run whose state is that of the end has all its files
+            self._save(network, role, steps_done, self._file(f"last-{role}.safetensors"))
         progress = {"step": steps_done, "best": self.best, "unlogged": self.unlogged, "scores": self.scores}
         progress["evaluated"] = self.evaluated
         save_state(self._file("last.state.pt"), progress, self.learner, state)
-        for role, network in roles.items():
-            self._save(network, role, steps_done, self._file(f"last-{role}.safetensors"))
         self.saved = steps_done
 
-    def _leave(self, steps_done: int, roles: Roles, state: State) -> None:
+    def _save_once(self, steps_done: int, roles: Roles, state: State) -> None:
         if self.saved != steps_done:
             self._save_all(steps_done, roles, state)
+
+    def _leave(self, steps_done: int, roles: Roles, state: State) -> None:
+        self._save_once(steps_done, roles, state)
         raise self._interrupted(steps_done)
 
     def _interrupted(self, steps_done: int) -> InterruptedRun:
         name = signal.Signals(self.stop_signal).name
-        hint = f"go on with: gdseg {self.verb} --resume --out {shlex.quote(str(self.run))}"
+        hint = self._way_on()
         if steps_done == self.total_steps and not self._owes_evaluation(steps_done):
             hint = f"nothing was left to do; evaluate it: gdseg eval {shlex.quote(str(self.run))}"
         return InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
+
+    def _way_on(self) -> str:
+        if not self._file("last.state.pt").is_file():
+            return "start it again with --overwrite"
+        return f"go on with: gdseg {self.verb} --resume --out {shlex.quote(str(self.run))}"
 
     def _keep_best(self, step: int, role: str, network: SegmentationModel, metrics: dict[str, float]) -> None:
         score = metrics[self.recipe.best_metric]

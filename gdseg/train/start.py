@@ -105,8 +105,6 @@ def record_run(
     Writes recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`.
     """
     prepare_run(run, overwrite=overwrite)
-    write_atomic(run / "recipe.yaml", dump_recipe(recipe))
-    save_split(start.split, run / "split.json")
     about = {
         "verb": verb,
         "command": " ".join(["gdseg", *sys.argv[1:]]),
@@ -122,7 +120,9 @@ def record_run(
         "labelled": len(start.labelled),
         "split_sha256": start.split.sha256,
     }
-    write_json(run / "run.json", {**about, **facts})
+    write_json(run / "run.json", {**about, **facts})  # first: by it --overwrite knows a run cut off here
+    write_atomic(run / "recipe.yaml", dump_recipe(recipe))
+    save_split(start.split, run / "split.json")
 
 
 def labels_sha256(labels: Path | None, records: Sequence[Record]) -> str | None:

@@ -1,14 +1,24 @@
-"""Signals at awkward moments, failures while saving, and what a resumed run says."""
+"""Signals at awkward moments, broken images, failures while saving, and what a resumed run says."""
 
 import json
 import shlex
+import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from gdseg.errors import InterruptedRun, UsageError
+from gdseg.data import loader
+from gdseg.errors import CheckpointError, DataError, DivergedError, InterruptedRun, MachineError, UsageError
+from gdseg.models.checkpoint import load_network
+from gdseg.recipe_yaml import dump_recipe
+from gdseg.runs import find_checkpoint
 from gdseg.train import session
+from gdseg.train.distill import distill
 from gdseg.train.engine import Learner
 from gdseg.train.log import RunLog
 from gdseg.train.pretrain import pretrain
@@ -108,3 +118,180 @@ def test_a_resumed_run_says_what_it_does_in_order_and_nothing_for_a_new_start(
         pretrain(recipe, run, CPU, resume=True)
     assert f"gdseg eval {shlex.quote(str(run))}" in str(finished.value)
     assert "'" in finished.value.hint
+
+
+def spoiled(data, monkeypatch, image, name="train_sample"):
+    """Truncate the file that is read `image`-th (from 1) of those that `name` reads; returns how to mend it."""
+    original, read, whole = getattr(loader, name), [], {}
+
+    def reading(record, *arguments, **options):
+        read.append(record.path)
+        if len(read) == image:
+            whole[record.path] = record.path.read_bytes()
+            record.path.write_bytes(whole[record.path][:50])
+        return original(record, *arguments, **options)
+
+    def mend():
+        monkeypatch.undo()
+        for path, content in whole.items():
+            path.write_bytes(content)
+
+    monkeypatch.setattr(loader, name, reading)
+    return mend
+
+
+@pytest.fixture
+def own_recipe(tiny_recipe, tiny_data, tmp_path):
+    """`tiny_recipe` on a copy of the data that a test may spoil."""
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    return data, lambda *changes: tiny_recipe("maskdino", f"data.root={data}", *changes)
+
+
+def same_runs(run, other):
+    for name in ("metrics.jsonl", "eval.jsonl", "pseudo.jsonl"):
+        rows = [(r / name).read_text().splitlines() if (r / name).is_file() else [] for r in (run, other)]
+        kept = [[{**json.loads(row), "images_per_s": 0} for row in rows] for rows in rows]
+        assert kept[0] == kept[1], name
+    for file in (run / "checkpoints").glob("last-*.safetensors"):
+        a, b = load_file(file), load_file(other / "checkpoints" / file.name)
+        assert all(torch.equal(a[key], b[key]) for key in a), file.name
+
+
+@pytest.mark.parametrize(("name", "image", "done"), [("train_sample", 7, 3), ("eval_sample", 2, 2)])
+def test_a_run_stopped_by_a_broken_image_goes_on_once_it_is_mended(
+    own_recipe, tmp_path, monkeypatch, name, image, done
+):
+    """In training: the first image of step 4; in the evaluation after step 2."""
+    data, recipe = own_recipe
+    recipe, whole, cut = (
+        recipe("train.ema_decay=0.9", "train.eval_every=2"),
+        tmp_path / "whole",
+        tmp_path / "cut",
+    )
+    pretrain(recipe, whole, CPU, quiet=True)
+    mend = spoiled(data, monkeypatch, image, name)
+    with pytest.raises(DataError, match="cannot read the image") as broken:
+        pretrain(recipe, cut, CPU, quiet=True)
+    assert broken.value.hint.endswith(
+        f"with the file mended, go on with: gdseg pretrain --resume --out {cut}"
+    )
+    assert torch.load(cut / "checkpoints/last.state.pt", weights_only=True)["step"] == done
+    with pytest.raises(DataError, match="cannot read the image"):  # nothing is lost by going on too soon
+        pretrain(recipe, cut, CPU, resume=True, quiet=True)
+    mend()
+    pretrain(recipe, cut, CPU, resume=True, quiet=True)
+    same_runs(cut, whole)
+
+
+@pytest.mark.parametrize(("image", "done"), [(5, 1), (17, 4)])
+def test_a_distillation_stopped_by_a_broken_image_goes_on_once_it_is_mended(
+    own_recipe, tmp_path, monkeypatch, image, done
+):
+    """During burn-in and after it: two labelled and two unlabelled images a step, the labelled ones first."""
+    data, recipe = own_recipe
+    recipe, whole, cut = recipe("distill.thresholds=ema"), tmp_path / "whole", tmp_path / "cut"
+    pretrain(recipe, tmp_path / "T", CPU, quiet=True)
+    teacher = find_checkpoint(tmp_path / "T", "teacher")
+    distill(recipe, whole, teacher, CPU, quiet=True)
+    mend = spoiled(data, monkeypatch, image)
+    with pytest.raises(DataError) as broken:
+        distill(recipe, cut, teacher, CPU, quiet=True)
+    assert f"go on with: gdseg distill --resume --out {cut}" in broken.value.hint
+    assert torch.load(cut / "checkpoints/last.state.pt", weights_only=True)["step"] == done
+    mend()
+    distill(recipe, cut, teacher, CPU, resume=True, quiet=True)
+    same_runs(cut, whole)
+
+
+def test_a_broken_first_image_leaves_nothing_to_resume_from_and_says_so(own_recipe, tmp_path, monkeypatch):
+    data, recipe = own_recipe
+    mend = spoiled(data, monkeypatch, 1)
+    with pytest.raises(DataError) as broken:
+        pretrain(recipe(), tmp_path / "run", CPU, quiet=True)
+    assert broken.value.hint.endswith("with the file mended, start it again with --overwrite")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    mend()
+    with pytest.raises(CheckpointError, match="nothing to resume from") as nothing:
+        pretrain(recipe(), tmp_path / "run", CPU, resume=True, quiet=True)
+    assert nothing.value.hint == "start it again with --overwrite"
+    pretrain(recipe(), tmp_path / "run", CPU, overwrite=True, quiet=True)
+
+
+def test_weights_that_diverged_are_not_saved(tiny_recipe, tmp_path, monkeypatch):
+    def diverges(self, number, parts):
+        if number == 2:
+            raise DivergedError("NaN")
+        return step(self, number, parts)
+
+    step = Learner.step
+    monkeypatch.setattr(Learner, "step", diverges)
+    with pytest.raises(DivergedError):
+        pretrain(tiny_recipe(), tmp_path / "run", CPU, quiet=True)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+FULL_AT = """
+import resource, sys, torch
+from pathlib import Path
+from gdseg.train.pretrain import pretrain
+from gdseg.recipe_yaml import load_recipe
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+pretrain(load_recipe(sys.argv[1]), Path(sys.argv[3]), torch.device("cpu"), quiet=True, resume=len(sys.argv) > 4)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 20_000])
+def test_a_limit_on_file_sizes_is_told_in_words_and_the_advice_works(tiny_recipe, tmp_path, limit):
+    """The smaller one fails at the records of the run, the other at the first save."""
+    (tmp_path / "r.yaml").write_text(dump_recipe(tiny_recipe("maskdino", "train.save_every=2")))
+    command = [sys.executable, "-c", FULL_AT, tmp_path / "r.yaml", str(limit), tmp_path / "run"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120).stderr
+    last = said[said.rindex("MachineError: ") :]
+    assert "(ulimit -f)" in last
+    assert "is kept" not in last
+    assert "inline_container" not in last
+    assert "resume" not in last
+    assert ("start it again with --overwrite" in last) == (limit > 100)
+    pretrain(tiny_recipe(), tmp_path / "run", CPU, overwrite=True, quiet=True)
+
+
+def test_a_full_disk_says_what_can_be_done_with_what_is_there(tiny_recipe, tmp_path, monkeypatch):
+    """Full at the second save, and then for the log too: the first failure is told."""
+    recipe, run, saved = tiny_recipe("maskdino", "train.save_every=2"), tmp_path / "run", []
+    full = OSError(28, "No space left on device")
+
+    def save(state, path):
+        saved.append(path)
+        if len(saved) == 2:
+            monkeypatch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(full))
+            raise full
+        real(state, path)
+
+    real = torch.save
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(MachineError, match="cannot write: No space left on device") as told:
+        pretrain(recipe, run, CPU, quiet=True)
+    monkeypatch.undo()
+    assert told.value.where.endswith("last.state.pt")
+    way = f"free some space (the file that was there is kept); that done, go on with: gdseg pretrain --resume --out {run}"
+    assert told.value.hint == way
+    pretrain(recipe, run, CPU, resume=True, quiet=True)
+
+
+def test_a_run_whose_networks_could_not_be_saved_at_the_end_is_not_finished(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    recipe, run = tiny_recipe("maskdino", "data.val=none", "train.save_every=2"), tmp_path / "run"
+    save = session.save_network
+
+    def full(network, path):
+        if network.step == 4:
+            raise MachineError("cannot write: No space left on device", path, "free some space")
+        save(network, path)
+
+    monkeypatch.setattr(session, "save_network", full)
+    with pytest.raises(MachineError):
+        pretrain(recipe, run, CPU, quiet=True)
+    monkeypatch.undo()
+    pretrain(recipe, run, CPU, resume=True, quiet=True)
+    assert load_network(find_checkpoint(run, "teacher")).step == 4
