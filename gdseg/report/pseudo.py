@@ -16,6 +16,7 @@ from gdseg.data.label_maps import with_masks
 from gdseg.errors import DataError, GdsegError
 from gdseg.eval.run import Progress
 from gdseg.predict import Predictor, load_model
+from gdseg.recipe import Distill
 from gdseg.report.cells import CLASS_ROWS, bar
 from gdseg.report.pseudo_review import THRESHOLDS, Fate, Reviewer
 from gdseg.report.run import Run
@@ -142,9 +143,21 @@ def _rule(run: Run) -> str:
             parts.append(f"those above {rule.ignore_threshold:g} are neither object nor background (ignored)")
         if rule.mask_threshold:
             parts.append(f"masks need a mean probability of {rule.mask_threshold:g}")
+        parts += _other_reasons(rule) if task == "instance" else []
     if task != "instance":
         parts.append(f"pixels get the best class above {rule.region_threshold:g}, others are ignored")
     return f"The rule: {'; '.join(parts)}."
+
+
+def _other_reasons(rule: Distill) -> Iterator[str]:
+    """Why an object is dropped however high its score is."""
+    if rule.min_area:
+        area = f"{rule.min_area:g} pixels at stride 4"
+        yield f"those of an area (sum of mask probabilities) of at most {area} are dropped"
+    if rule.mask_nms:
+        yield f"so are duplicates, which overlap a surer one of their class by an IoU above {rule.mask_nms:g}"
+    if rule.max_instances:
+        yield f"so are all but the best {rule.max_instances} of an image"
 
 
 def _moved(reviewers: dict[str, Reviewer]) -> str:

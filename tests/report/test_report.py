@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from gdseg.cli.app import app
 from gdseg.data.shapes import ShapesOptions, make_shapes
 from gdseg.errors import CheckpointError, DataError, UsageError
-from gdseg.recipe_yaml import apply_overrides, load_recipe
+from gdseg.recipe_yaml import apply_overrides, dump_recipe, load_recipe
 from gdseg.report.compare import budget_lines
 from gdseg.report.run import open_run
 from gdseg.runs import find_checkpoint
@@ -180,6 +180,26 @@ def test_what_of_the_rule_is_not_applied_is_said(page: Path, runs_of: Runs, tmp_
     said = parsed(tmp_path / "r.html").text
     assert "Not applied here" not in said
     assert re.search(r"a threshold of its own: .*0\.31 to 0\.40 for the EMA teacher", said)
+
+
+def test_why_a_sure_object_is_dropped_is_said(runs_of: Runs, tmp_path: Path) -> None:
+    """Each reason that the run's rule has, none that it has not."""
+    run = tmp_path / "run"
+    shutil.copytree(runs_of("instance")[1], run)
+    plain = load_recipe(str(run / "recipe.yaml"), ["distill.mask_nms=0", "distill.max_instances=0"])
+    keys = ["distill.mask_nms=0.6", "distill.max_instances=7", "distill.min_area=3"]
+    for recipe, words in (
+        (plain, ""),
+        (apply_overrides(plain, keys), "IoU above 0.6; so are all but the best 7"),
+    ):
+        (run / "recipe.yaml").write_text(dump_recipe(recipe))
+        result = CliRunner().invoke(
+            app, ["report", str(run), "--out", str(tmp_path / "r.html"), "--overwrite"]
+        )
+        assert result.exit_code == 0, result.exception
+        text = Parsed((tmp_path / "r.html").read_text()).text
+        assert f"of at most {recipe.distill.min_area:g} pixels at stride 4 are dropped" in text
+        assert ("surer one" in text, words in text) == (bool(words), True)
 
 
 def test_changed_labels_and_a_lost_teacher_are_said(runs_of: Runs, tmp_path: Path) -> None:
