@@ -82,7 +82,9 @@ def command(
         from gdseg.data.repair import check_target, relative_keys
 
         keys = relative_keys(keys)
-    dataset = open_dataset(keys, task=chosen_task(task, keys), strict=False)
+    dataset = open_dataset(keys, task=chosen_task(task, keys, "train", "val"), strict=False, complete=False)
+    if not silent:
+        _say_missing(dataset, keys)
     if fix is not None:
         check_target(dataset, fix)
     report = _inspect(dataset, files, pixels, silent)
@@ -94,7 +96,7 @@ def command(
     left = report.serious
     if fix is not None and report.faults:
         done = _fix(dataset, keys, report.faults, fix, silent)
-        copy = open_dataset(replace(keys, root=str(fix)), task=dataset.task, strict=False)
+        copy = open_dataset(replace(keys, root=str(fix)), task=dataset.task, strict=False, complete=False)
         again = _inspect(copy, files, pixels, silent)
         left = again.serious
         document |= {"copy": str(fix), "repairs": [asdict(f) for f in done]}
@@ -109,6 +111,14 @@ def command(
         print_json(document)
     if left:
         raise typer.Exit(3)
+
+
+def _say_missing(dataset: Dataset, keys: Data) -> None:
+    """Which part is looked for and not there."""
+    for part, found, key in (("train", dataset.train_json, keys.train), ("val", dataset.val_json, keys.val)):
+        if found is None and key != "none":
+            text = f"note: no labels of {part} were found, the other part alone is inspected"
+            err.print(f"{text}; data.{part}=FILE names them", highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_picture(path: Path, overwrite: bool) -> None:

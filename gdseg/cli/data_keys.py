@@ -32,8 +32,8 @@ def data_keys(root: str, overrides: list[str] | None) -> "Data":
     return data
 
 
-def chosen_task(task: str | None, data: "Data") -> str:
-    """The task that was named, else the richest that the training labels hold."""
+def chosen_task(task: str | None, data: "Data", *parts: str) -> str:
+    """The task that was named, else the richest that the labels of the first of the parts hold."""
     from gdseg.data.dataset import richest_task
 
-    return check_task(task) if task else richest_task(data, "train")
+    return check_task(task) if task else richest_task(data, *parts)

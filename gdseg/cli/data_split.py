@@ -104,7 +104,7 @@ def command(
     if path is not None and val_share is None:
         _check_file(path, overwrite)
     keys, silent = data_keys(data, overrides), quiet or json
-    dataset = open_dataset(keys, parts=("train",), task=chosen_task(task, keys))
+    dataset = open_dataset(keys, parts=("train",), task=chosen_task(task, keys, "train"))
     with progress("labels of image", quiet=silent) as tell:
         labels = count_labels(dataset.train, dataset.task, tell)
     order = _order(dataset.train, labels, seed) if stratify else None

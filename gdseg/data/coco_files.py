@@ -29,12 +29,14 @@ _OTHERS = (".txt", ".yaml", ".yml")  # what other formats' keys name
 def find(root: Path, part: str, data: Data, task: str) -> Source | None:
     """The instance json of a part and the folder of its images; None if there is none.
 
-    A json that `data` names as LVIS names its own is left to lvis.py.
+    A json that `data` names as LVIS names its own is left to lvis.py, one of segments to coco_panoptic.py.
     """
     path = find_json(root, part, data, _PATTERNS)
     if path is None or (path.name.startswith("lvis") and data.format == "auto"):
         return None
     images = find_images(root, part, path, data)
+    if any(isinstance(a, dict) and "segments_info" in a for a in peek_json(path)["annotations"][:10]):
+        return None
     return partial(read_coco, path, images)
 
 

@@ -7,6 +7,7 @@ every verb that needs data.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from gdseg.data import (
     voc,
     yolo,
 )
-from gdseg.data.images import image_size, list_images
+from gdseg.data.images import SUFFIXES, image_size, list_images
+from gdseg.data.map_folders import MAP_FOLDERS
 from gdseg.data.part import WORDS, Fault, Format, Part, Source
 from gdseg.data.scenes import builtin_scenes
 from gdseg.data.shapes import builtin_shapes
@@ -46,6 +48,8 @@ FORMATS: tuple[Format, ...] = (  # in the order they are asked
     coco_panoptic.FORMAT,
     ade20k_full.FORMAT,
 )
+_FLAT = [*(("images", folder) for folder in MAP_FOLDERS), ("leftImg8bit", "gtFine")]  # without parts
+_OF_LABELS = {".json", ".txt", ".xml", ".yaml", ".yml"}
 
 
 @dataclass
@@ -73,13 +77,18 @@ class Dataset:
 
 
 def open_dataset(
-    data: Data, parts: Sequence[str] = ("train", "val"), *, task: str = "instance", strict: bool = True
+    data: Data,
+    parts: Sequence[str] = ("train", "val"),
+    *,
+    task: str = "instance",
+    strict: bool = True,
+    complete: bool = True,
 ) -> Dataset:
     """Find and check the labels of `parts` ("train", "val") for a task; the other part stays empty.
 
-    strict False: faults are collected in `Dataset.faults` instead of raised. Raises DataError for a
-    part that is not found (naming the key that would say where), for faulty annotations, and when
-    the two parts declare different categories.
+    strict False: faults are collected in `Dataset.faults` instead of raised. complete False: a part without
+    any labels is left empty, if another has some. Raises DataError for a part that is not found (naming the
+    key that would say where), for faulty annotations, and when the two parts declare different categories.
     """
     root = _builtin(task) if data.root == "shapes" else Path(data.root).expanduser()
     if root.is_file():
@@ -90,13 +99,22 @@ def open_dataset(
             "no such data set", root, "set --data (data.root) to its folder, or use --data shapes"
         )
     found: dict[str, Part] = {}
+    missing: _NoLabelsError | None = None
     for part in parts:
-        if part == "val" and data.val == "none":
+        if _is_off(data, part):
             continue
-        content = _find(root, part, data, task)()
+        try:
+            content = _find(root, part, data, task)()
+        except _NoLabelsError as error:
+            if complete:
+                raise
+            missing = missing or error
+            continue
         found[part] = content.without_faults(root) if strict else content
     if not found:
-        raise DataError("there are no validation images", "data.val", "name their labels with data.val=FILE")
+        name, word = parts[-1], WORDS[parts[-1]][-1]
+        hint = f"name their labels with data.{name}=FILE"
+        raise missing or DataError(f"there are no {word} images", f"data.{name}", hint)
     first = next(iter(found.values()))
     for other in found.values():
         _refuse_other_classes(first, other)
@@ -119,16 +137,27 @@ def open_dataset(
     )
 
 
-def richest_task(data: Data, part: str) -> str:
-    """The task whose labels tell most of what the folder's format holds; instance if none fits."""
-    root = Path(data.root).expanduser()
-    return next((task for task, _ in _tasks_there(root, part, data)), "instance")
+class _NoLabelsError(DataError):
+    """A part has no labels for any task."""
+
+
+def _is_off(data: Data, part: str) -> bool:
+    return (data.train if part == "train" else data.val) == "none"
+
+
+def richest_task(data: Data, *parts: str) -> str:
+    """The task whose labels tell most of what the folder's format holds; instance if none fits.
+
+    It is that of the first of the parts that has labels.
+    """
+    root, there = Path(data.root).expanduser(), [part for part in parts if not _is_off(data, part)]
+    return next((task for part in there for task, _ in _tasks_there(root, part, data)), "instance")
 
 
 def has_part(data: Data, part: str, task: str) -> bool:
     """Whether the folder holds labels of a part for a task. Raises DataError where that is doubtful."""
-    if data.root == "shapes" or (part == "val" and data.val == "none"):
-        return data.val != "none" or part == "train"
+    if data.root == "shapes" or _is_off(data, part):
+        return not _is_off(data, part)
     root = Path(data.root).expanduser()
     formats = [f for f in FORMATS if task in f.tasks and data.format in ("auto", f.name)]
     return root.is_dir() and any(each.find(root, part, data, task) is not None for each in formats)
@@ -157,18 +186,38 @@ def _find(root: Path, part: str, data: Data, task: str) -> Source:
         source = each.find(root, part, data, task)
         if source is not None:
             return source
-    looked = "; ".join(each.looked_for.format(part=part, word=WORDS[part][-1]) for each in formats)
+    raise _not_found(root, part, data, task, formats)
+
+
+def _not_found(root: Path, part: str, data: Data, task: str, formats: Sequence[Format]) -> DataError:
+    """What to tell of a part without labels for the task."""
+    looked = "".join(f"\n    {f.looked_for.format(part=part, word=WORDS[part][-1])}" for f in formats)
     labels = "annotations" if task == "instance" else f"{task} labels"
+    kind = DataError
     try:
         others = ", ".join(f"{other} ({name})" for other, name in _tasks_there(root, part, data))
+        kind = DataError if others else _NoLabelsError
     except DataError:  # of a format that was not asked for
         others = ""
+    if kind is _NoLabelsError and _holds_images_only(root):
+        hint = f"name it with --unlabelled {root}, or its labels with data.{part}=FILE"
+        return kind("the folder holds images but no labels", root, hint)
     only = f", only {others}" if others else ""
-    raise DataError(
-        f"no {WORDS[part][-1]} images with {labels}{only}: looked for {looked}",
-        root,
-        f"name them with data.{part}=FILE" + (", or train without: data.val=none" * (part == "val")),
-    )
+    flat = next((pair for pair in _FLAT if all((root / name).is_dir() for name in pair)), None)
+    name = f"data.{part}={flat[1]} data.{part}_images={flat[0]}" if flat else f"data.{part}=FILE"
+    hint = f"name them with {name}" + (", or train without: data.val=none" * (part == "val"))
+    return kind(f"no {WORDS[part][-1]} images with {labels}{only}: looked for{looked}", root, hint)
+
+
+def _holds_images_only(root: Path) -> bool:
+    """Whether there are images, and nothing that could be labels."""
+    found = False
+    for _, folders, names in os.walk(root):
+        suffixes = {Path(name).suffix.lower() for name in names}
+        if suffixes & _OF_LABELS or not {*MAP_FOLDERS, "gtFine"}.isdisjoint(folders):
+            return False
+        found = found or bool(suffixes & SUFFIXES)
+    return found
 
 
 def _refuse_other_classes(first: Part, other: Part) -> None:

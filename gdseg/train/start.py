@@ -66,6 +66,9 @@ def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
 
     Raises DataError.
     """
+    if recipe.data.train == "none":
+        hint = "none is for 'gdseg data inspect'; name their labels with data.train=FILE"
+        raise DataError("there are no training images", "data.train", hint)
     dataset = open_dataset(recipe.data, task=recipe.task)
     if resumed:
         split = load_split(resumed / "split.json", dataset.train, named_by="the run's folder")

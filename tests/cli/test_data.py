@@ -343,3 +343,26 @@ def test_help_shows_two_examples(verb: str) -> None:
 def test_help_does_not_import_torch() -> None:
     program = "import sys, gdseg.cli.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], env=os.environ, check=False).returncode == 0
+
+
+def test_a_folder_with_validation_only_is_inspected(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(made, root)
+    (root / "annotations" / "instances_train.json").unlink()
+    result = run("inspect", str(root))
+    assert result.exit_code == 0, result.exception
+    assert "note: no labels of train were found" in result.stderr
+    chosen = run("inspect", str(root), "data.train=none", "--json")
+    assert list(json.loads(chosen.stdout)["parts"]) == ["val"]
+    assert "no labels of train" not in chosen.stderr
+    refused = run("inspect", str(root / "val")).exception
+    assert isinstance(refused, DataError)
+    assert "images but no labels" in refused.what
+    mended = run("inspect", str(root), "--fix", str(tmp_path / "copy"))
+    assert "nothing to mend" in mended.stdout
+    document = json.loads((root / "annotations" / "instances_val.json").read_text())
+    document["annotations"][0]["category_id"] = 99
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    mended = run("inspect", str(root), "--fix", str(tmp_path / "copy"))
+    assert mended.exit_code == 0, mended.exception
+    assert "4 images of val" in mended.stdout

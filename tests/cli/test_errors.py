@@ -62,6 +62,12 @@ def spoil(data, change, part="train"):
         (["pretrain", "--ratio", "1.5"], 2, "must be at most 1.0"),
         (["pretrain", "--steps", "5", "train.steps=6"], 2, "both as a flag and as an override"),
         (["pretrain", "--data", "nowhere"], 3, "no such data set"),
+        (["pretrain", "data.train=none"], 3, "there are no training images"),
+        (
+            ["data", "split", "shapes", "data.train=none", "--ratio", "0.5", "--out", "s.json"],
+            3,
+            "no training images",
+        ),
         (["pretrain", "--device", "cuda:99"], 5, "there is no device"),
         (["pretrain", "--resume"], 4, "'gdseg pretrain' makes one"),
         (["pretrain", "--stepz", "5"], 2, "No such option"),

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdseg.data.dataset import labelled_records, open_dataset, unlabelled_pool, unlabelled_records
+from gdseg.data.dataset import (
+    has_part,
+    labelled_records,
+    open_dataset,
+    richest_task,
+    unlabelled_pool,
+    unlabelled_records,
+)
+from gdseg.data.scenes import make_scenes
+from gdseg.data.shapes import ShapesOptions
 from gdseg.data.split import split_by_ratio
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -60,7 +69,7 @@ def test_explicit_keys_win(make_coco: Any, content: Content) -> None:
 def test_what_was_looked_for_is_said_in_real_words(make_coco: Any, content: Content) -> None:
     root = make_coco(content)
     (root / "annotations" / "instances_val.json").unlink()
-    with pytest.raises(DataError, match="no validation images with annotations: looked for ") as caught:
+    with pytest.raises(DataError, match="no validation images with annotations: looked for\n") as caught:
         open_dataset(Data(root=str(root)))
     assert "images/validation and annotations/validation" in caught.value.what
     assert not re.search(r"valing|[{}]", caught.value.what)
@@ -123,3 +132,42 @@ def test_labelled_and_unlabelled_images(make_coco: Any, content: Content, tmp_pa
         unlabelled_pool(train, split_by_ratio(train, 1.0, 0), Data(unlabelled_has_labelled=False))
     with pytest.raises(DataError, match="holds no image"):
         unlabelled_records([root / "annotations"])
+
+
+def test_whichever_part_is_there_is_opened_where_that_is_enough(make_coco: Any, content: Content) -> None:
+    root = make_coco(content)
+    (root / "annotations" / "instances_train.json").unlink()
+    data = Data(root=str(root))
+    with pytest.raises(DataError, match="no training images"):
+        open_dataset(data)
+    for keys in (data, Data(root=str(root), train="none")):
+        assert richest_task(keys, "train", "val") == "instance"
+        dataset = open_dataset(keys, complete=False)
+        assert (len(dataset.train), len(dataset.val), dataset.train_json) == (0, 2, None)
+    assert not has_part(Data(root=str(root), train="none"), "train", "instance")
+    with pytest.raises(DataError, match="there are no training images"):
+        open_dataset(Data(root=str(root), train="none"), ("train",))
+    (root / "annotations" / "instances_val.json").unlink()
+    with pytest.raises(DataError, match="no training images with annotations"):
+        open_dataset(data, complete=False)
+    with pytest.raises(DataError, match="no such annotation file"):  # one that is named is not merely missing
+        open_dataset(Data(root=str(root), val="gone.json"), ("val",), complete=False)
+
+
+def test_images_without_labels_are_told_from_another_layout(make_coco: Any, content: Content) -> None:
+    root = make_coco(content)
+    with pytest.raises(DataError, match="images but no labels") as caught:
+        open_dataset(Data(root=str(root / "train")), complete=False)
+    assert f"--unlabelled {root / 'train'}" in str(caught.value.hint)
+    (root / "train").rename(root / "val" / "images")
+    (root / "val" / "annotations").mkdir()
+    with pytest.raises(DataError, match="no training images") as caught:
+        open_dataset(Data(root=str(root / "val")))
+    assert "data.train=annotations data.train_images=images" in str(caught.value.hint)
+
+
+def test_a_json_of_segments_that_is_named_is_panoptic(tmp_path: Path) -> None:
+    make_scenes(tmp_path / "S", ShapesOptions(train=1, val=1, size=64), "panoptic")
+    data = Data(root=str(tmp_path / "S"), train="annotations/panoptic_train.json")
+    assert richest_task(data, "train") == "panoptic"
+    assert open_dataset(data, ("train",), strict=False).faults == []
