@@ -17,8 +17,6 @@ from typing import Any
 
 from gdseg.errors import MachineError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes to `path` in one step, making its folder if there is none.
@@ -49,13 +47,16 @@ def replace_file(path: Path, write: Callable[[Path], object], also: type[Excepti
         _discard(temporary)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def cannot_write(path: Path, error: Exception) -> MachineError:
     """What to tell of an error while writing `path`; one that is no OSError is that of a full disk."""
     number = error.errno if isinstance(error, OSError) else errno.ENOSPC
     hint = "check the path and its permissions"
     if number in _FULL:
-        hint = "free some space" if number != errno.EFBIG else "raise the limit on file sizes (ulimit -f)"
-        hint += " (the file that was there is kept)" if os.path.isfile(path) else ""
+        hint = "free some space" + (" or raise ulimit -f" if number == errno.EFBIG else "")
+        hint += "; what was there is kept" if os.path.exists(path) else ""
     reason = "no space left, or a limit on file sizes (ulimit -f)"
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
