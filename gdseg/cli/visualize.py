@@ -12,6 +12,7 @@ import typer
 
 from gdseg.cli import options as o
 from gdseg.cli.console import err, print_json
+from gdseg.cli.data_keys import data_keys
 from gdseg.cli.run_options import say_last
 from gdseg.errors import DataError, UsageError
 from gdseg.runs import last_run
@@ -19,6 +20,7 @@ from gdseg.runs import last_run
 if TYPE_CHECKING:
     from gdseg.data.dataset import Dataset
     from gdseg.eval.predictions_file import PredictionsFile
+    from gdseg.recipe import Data
     from gdseg.structures import Predictions, Record
 
 EXAMPLES = """Examples:
@@ -28,6 +30,8 @@ EXAMPLES = """Examples:
   gdseg visualize predictions/predictions.json --out found.png
 
   gdseg visualize results.json --data my_data --out pairs.png truth beside prediction
+
+  gdseg visualize flat/ --part val data.val=labels data.val_images=images --out truth.png
 
   gdseg visualize runs/R --out curves.png                     losses and AP of a run
 """
@@ -44,6 +48,7 @@ def command(
             metavar="[DATA|PRED.json|RUN]", help="What to draw (default: the last run).", show_default=False
         ),
     ] = None,
+    overrides: o.OverridesArg = None,
     data: o.DataOpt = None,
     part: Annotated[
         str | None,
@@ -72,22 +77,18 @@ def command(
     _check(target, part, overwrite=overwrite)
     is_run = what is None or any((Path(what) / name).is_file() for name in ("run.json", "metrics.jsonl"))
     if is_run:
-        _refuse({"--data": data, "--part": part, "--sample": sample, "--conf": conf})
+        given = {"--data": data, "--part": part, "--sample": sample, "--conf": conf}
+        _refuse({**given, "KEY=VALUE": overrides or None})
     if what is None:
         what = str(last_run())
         say_last(Path(what), quiet=quiet)
-    path, sample = Path(what), sample or _SAMPLE
     if is_run:
         from gdseg.view.plots import plot_run
 
-        content = plot_run(path, target)
-    elif path.is_file() or (data and path.is_dir()):
-        source, lowest = _found_in(path, data, part or "val", conf, quiet=quiet)
-        content = _sheet(source, f"{path.name}: scores from {lowest:g}", sample, target)
+        content = plot_run(Path(what), target)
     else:
-        content = _sheet(
-            _truth(what, part or "train"), f"{what}: labels of {part or 'train'}", sample, target
-        )
+        source, title = _source(what, data, overrides, part, conf, quiet=quiet)
+        content = _sheet(source, title, sample or _SAMPLE, target)
     if as_json:
         print_json({"out": str(target), "shown": content})
     elif not quiet:
@@ -123,12 +124,31 @@ class Source:
     views: Views
 
 
-def _truth(data: str, part: str) -> Source:
+def _source(
+    what: str,
+    data: str | None,
+    overrides: list[str] | None,
+    part: str | None,
+    conf: float | None,
+    *,
+    quiet: bool,
+) -> tuple[Source, str]:
+    """What to draw of predictions or of a data set, and the title."""
+    path = Path(what)
+    if not (path.is_file() or (data and path.is_dir())):
+        part = part or "train"
+        return _truth(data_keys(what, overrides), part), f"{what}: labels of {part}"
+    if overrides and not data:
+        raise UsageError("keys say where a data set's files are", overrides[0], "name it with --data")
+    keys = data_keys(data, overrides) if data else None
+    source, lowest = _found_in(path, keys, part or "val", conf, quiet=quiet)
+    return source, f"{path.name}: scores from {lowest:g}"
+
+
+def _truth(keys: Data, part: str) -> Source:
     """A data set's objects, crowd regions dashed."""
     from gdseg.data.dataset import open_dataset, richest_task
-    from gdseg.recipe import Data
 
-    keys = Data(root=data)
     dataset = open_dataset(keys, (part,), task=richest_task(keys, part))
     records = dataset.train if part == "train" else dataset.val
     return Source(records, lambda record: [truth_views(record, dataset, "objects")])
@@ -144,14 +164,14 @@ def truth_views(record: Record, dataset: Dataset, word: str) -> tuple[Prediction
 
 
 def _found_in(
-    path: Path, data: str | None, part: str, conf: float | None, *, quiet: bool
+    path: Path, keys: Data | None, part: str, conf: float | None, *, quiet: bool
 ) -> tuple[Source, float]:
     """What a file of predictions holds, beside the truth if there is data, and the score to show from."""
     from gdseg.eval.predictions_file import open_predictions
 
     file = open_predictions(path)
     lowest = _lowest_score(file, conf, quiet=quiet)
-    return (_pairs(file, data, part, lowest) if data else _predicted(file, lowest)), lowest
+    return (_pairs(file, keys, part, lowest) if keys else _predicted(file, lowest)), lowest
 
 
 def _predicted(file: PredictionsFile, conf: float) -> Source:
@@ -184,12 +204,11 @@ def _lowest_score(file: PredictionsFile, conf: float | None, *, quiet: bool) -> 
     return max(0.5 if conf is None else conf, held)
 
 
-def _pairs(file: PredictionsFile, data: str, part: str, conf: float) -> Source:
+def _pairs(file: PredictionsFile, keys: Data, part: str, conf: float) -> Source:
     """Truth and predictions of a data set's images."""
     from gdseg.data.dataset import open_dataset
-    from gdseg.recipe import Data
 
-    dataset = open_dataset(Data(root=data), (part,), task=file.task)
+    dataset = open_dataset(keys, (part,), task=file.task)
     dataset = replace(dataset, val=dataset.train if part == "train" else dataset.val)
     found = _found(file, dataset, conf)
     return Source(dataset.val, lambda r: [truth_views(r, dataset, "true"), (found(r), None, "found")])

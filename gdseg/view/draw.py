@@ -180,10 +180,10 @@ def _write_labels(picture: Image.Image, named: list[tuple[Predictions, int, Box]
 
 
 def label_text(predictions: Predictions, i: int) -> str:
-    """ "name 0.87", or what of it is known."""
+    """ "name 0.87", or what of it is known: a class's region in a semantic map has no score."""
     label, score = int(predictions.labels[i]), float(predictions.scores[i])
     name = predictions.names[label] if 0 <= label < len(predictions.names) else ""
-    return f"{name} {score:.2f}".strip() if score == score else name
+    return name if predictions.semantic is not None or score != score else f"{name} {score:.2f}".strip()
 
 
 def _free_place(box: Box, width: int, height: int, size: tuple[int, int], taken: list[Box]) -> Box | None:

@@ -29,6 +29,16 @@ def test_labels_of_a_data_set(gdseg: Gdseg, small_data: Path) -> None:
     assert gdseg("visualize", small_data, "--out", "v.jpg", "--part", "val").exit_code == 0
 
 
+def test_keys_name_the_files_of_a_flat_folder(gdseg: Gdseg, small_data: Path) -> None:
+    keys = ["data.val=annotations/instances_train.json", "data.val_images=train"]
+    shown = json.loads(
+        gdseg("visualize", small_data, "--part", "val", *keys, "--out", "k.png", "--json").stdout
+    )
+    assert {Path(p).parent.name for p in shown["shown"]} == {"train"}
+    Path("p.json").write_text("[]")
+    assert isinstance(gdseg("visualize", "p.json", *keys, "--out", "p.png").exception, UsageError)
+
+
 def test_predictions_alone_and_beside_the_truth(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
     assert gdseg("predict", small_data / "val", "--conf", 0, "--format", "coco", "-q").exit_code == 0
     pred = "predictions/predictions.json"

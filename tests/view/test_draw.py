@@ -92,6 +92,9 @@ def test_label_text() -> None:
     assert label_text(predictions, 1) == "0.50"
     predictions.scores[0] = float("nan")
     assert label_text(predictions, 0) == "dog"
+    regions = found((9, 9), (0, 0, 3, 3), labels=[1])
+    regions.semantic = torch.zeros(9, 9)
+    assert label_text(regions, 0) == "dog"  # the pixels of a class have no score in common
 
 
 @pytest.mark.parametrize("box", [(0, 0, 1, 1), (63, 47, 64, 48), (0, 0, 64, 48), (5, 0, 6, 48)])
