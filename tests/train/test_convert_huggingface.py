@@ -79,6 +79,7 @@ def test_outputs_are_those_of_transformers(theirs, tmp_path, options):
         ({"backbone_config": {"layer_norm_eps": 0.1}}, "backbone_config.layer_norm_eps"),
         ({"backbone_config": {"embed_dim": 128, "depths": [2, 2, 18, 2], "window_size": 7}}, "swin_base"),
         ({"backbone_config": 3}, "makes no sense"),
+        ({"no_object_weight": float("nan")}, "loss.no_object"),
         ({"pre_norm": "often"}, "pre_norm"),
     ],
 )

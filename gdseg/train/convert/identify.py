@@ -45,7 +45,7 @@ def identify(
     """
     told = architecture(shapes)
     for key, value in stated.items():
-        if told.get(key, value) != value:
+        if key in told and told[key] != value:  # NaN differs from itself
             what = f"its configuration states {key}: {str(value)[:80]}, its tensors' shapes say {told[key]}"
             raise CheckpointError(what, hint="is this the configuration of these weights?")
     if options is None:
