@@ -19,6 +19,7 @@ from torch import nn
 from gdseg import __version__
 from gdseg.errors import CheckpointError, GdsegError
 from gdseg.files import replace_file
+from gdseg.models.deform_attn_kernel import announce
 from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe, parse_recipe
@@ -92,8 +93,12 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def load_network(path: Path | str, device: torch.device | str = "cpu") -> Network:
-    """Read a network, in eval mode on `device`. Raises CheckpointError for anything that does not fit."""
+    """Read a network, in eval mode on `device`.
+
+    Raises CheckpointError for anything that does not fit, and what `announce` raises.
+    """
     path = Path(path)
+    announce()  # a kernel that is required and missing is no fault of the file
     metadata = read_metadata(path)
     try:
         recipe = parse_recipe(metadata["recipe"], "its recipe")

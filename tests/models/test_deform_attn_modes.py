@@ -10,7 +10,9 @@ import torch
 
 from gdseg.errors import MachineError, UsageError
 from gdseg.models import deform_attn_kernel as kernel
+from gdseg.models.checkpoint import load_network
 from gdseg.models.deform_attn import MSDeformAttn, ms_deform_attn
+from gdseg.train.convert.tensors import bare_model
 
 
 def test_modes(monkeypatch, tmp_path):
@@ -27,6 +29,17 @@ def test_modes(monkeypatch, tmp_path):
     monkeypatch.setattr(kernel, "KERNEL", kernel.load("sometimes"))
     with pytest.raises(UsageError, match="GDSEG_KERNEL=sometimes is none of auto, require, off"):
         kernel.runs_on("cpu")
+
+
+@pytest.mark.parametrize(("mode", "code"), [("require", 5), ("sometimes", 2)])
+def test_what_a_file_holds_is_not_blamed_for_a_missing_kernel(
+    monkeypatch, tmp_path, tiny_checkpoint, tiny_recipe, mode, code
+):
+    monkeypatch.setattr(kernel, "KERNEL", kernel.load(mode, tmp_path / "none.so"))
+    for load in (lambda: load_network(tiny_checkpoint), lambda: bare_model(tiny_recipe("maskdino"), 2)):
+        with pytest.raises((MachineError, UsageError)) as error:
+            load()
+        assert error.value.exit_code == code
 
 
 def test_auto_says_once_that_the_slow_path_runs(monkeypatch, tmp_path, caplog):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gdseg.errors import CheckpointError, GdsegError
+from gdseg.models.deform_attn_kernel import announce
 from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe
 from gdseg.train.convert.names import official_names, old_names
@@ -34,8 +35,9 @@ _IGNORED = [  # tensors of official state dicts that are no part of a network
 def bare_model(recipe: Recipe, num_classes: int) -> SegmentationModel:
     """The model on the meta device: names and shapes, no memory.
 
-    Raises CheckpointError if it cannot be built.
+    Raises CheckpointError if it cannot be built, and what `announce` raises.
     """
+    announce()  # a kernel that is required and missing is no fault of the file
     try:
         with torch.device("meta"):
             return build_model(recipe, num_classes, load_weights=False)
