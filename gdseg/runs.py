@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gdseg.errors import CheckpointError, UsageError
+from gdseg.lock import LOCK
 
 RUNS = Path("runs")
 VERBS = ("pretrain", "distill")
@@ -35,15 +36,16 @@ def prepare_run(run: Path, *, overwrite: bool) -> None:
 
     Raises UsageError when what would be replaced is not a run of gdseg or holds the working folder.
     """
-    if overwrite and run.is_dir() and any(run.iterdir()):
+    if overwrite and (old := _content(run)):
         checkpoints = run / "checkpoints"
         ours = checkpoints.is_dir() and (
             read_run(run).get("verb") in VERBS
-            or {*run.iterdir(), *checkpoints.iterdir()} == {checkpoints}  # all that a full disk let be
+            or {*old, *checkpoints.iterdir()} == {checkpoints}  # all that a full disk let be
         )
         if not ours or Path.cwd().is_relative_to(run.resolve()):
             raise UsageError("--overwrite replaces runs only, this folder is none", run, "name another --out")
-        shutil.rmtree(run)
+        for path in old:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
 
 
@@ -54,9 +56,14 @@ def refuse_non_empty(out: Path, *, overwrite: bool | None) -> None:
     """
     if out.is_file():
         raise UsageError("--out is a file, a folder is needed", out, "name another folder")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
+    if not overwrite and _content(out):
         choice = "" if overwrite is None else "use --overwrite to replace it or "
         raise UsageError("the folder is not empty", out, f"{choice}name another --out")
+
+
+def _content(folder: Path) -> list[Path]:
+    """What a folder holds besides the lock of a process that is or was at work in it."""
+    return [path for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
 
 
 def last_run(verb: str | None = None) -> Path:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "gdseg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from its own layer and from lower ones.
 LAYERS = {
-    0: ["__init__", "errors", "files", "runs", "recipe", "recipe_yaml", "recipe_rules", "recipe_table", "draws", "structures", "device", "words"],
+    0: ["__init__", "errors", "files", "lock", "runs", "recipe", "recipe_yaml", "recipe_rules", "recipe_table", "draws", "structures", "device", "words"],
     1: ["losses"],
     2: ["data", "models", "view", "polygons"],
     3: ["infer", "eval", "predict", "export", "coco_json", "writers", "map_writers", "layouts"],

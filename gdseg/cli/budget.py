@@ -14,6 +14,7 @@ from gdseg.cli.console import err, print_json, print_table
 from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import UsageError
 from gdseg.eval.tables import percent
+from gdseg.lock import hold
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import DEFAULT_RECIPE, apply_overrides, load_recipe
 from gdseg.runs import RUNS
@@ -116,9 +117,7 @@ def command(
     name = recipe or DEFAULT_RECIPE
     variants = read_variants(load_recipe(name, recipe_changes(context.params)), variant or [])
     shares = _numbers("--ratios", ratios, float) if ratios else [_own_ratio(variants[BASE])]
-    kinds = [kind.strip() for kind in arms.split(",")]
-    if unknown := set(kinds) - set(KINDS):
-        raise UsageError(f"'{min(unknown)}' is no arm", "--arms", f"some of {','.join(KINDS)}")
+    kinds = _kinds(arms)
     target = out or RUNS / f"budget-{Path(name).stem}"
 
     from gdseg.device import resolve_device
@@ -132,9 +131,11 @@ def command(
         return
     silent, metric = quiet or as_json, variants[BASE].best_metric
     chosen = resolve_device(device)
-    run_plan(plan, target, chosen, jobs=jobs, quiet=silent, done=_teller(plan, target, metric, quiet=silent))
-    report = save_results(plan, target, metric)
-    pictures = draw_results(plan, target, report, chosen, conf)
+    tell = _teller(plan, target, metric, quiet=silent)
+    with hold(target):
+        run_plan(plan, target, chosen, jobs=jobs, quiet=silent, done=tell)
+        report = save_results(plan, target, metric)
+        pictures = draw_results(plan, target, report, chosen, conf)
     if as_json:
         print_json(report)
     elif not quiet:
@@ -175,6 +176,14 @@ def _numbers(flag: str, text: str, kind: Callable[[str], _T]) -> list[_T]:
         example = "whole numbers, as 0,1,2" if kind is int else "shares of the images, as 0.02,0.1,0.5"
         raise UsageError(f"'{text}' is no list of different numbers", flag, f"{example}, each once")
     return numbers
+
+
+def _kinds(text: str) -> list[str]:
+    """What is between commas, each a kind of arms. Raises UsageError."""
+    kinds = [kind.strip() for kind in text.split(",")]
+    if unknown := set(kinds) - set(KINDS):
+        raise UsageError(f"'{min(unknown)}' is no arm", "--arms", f"some of {','.join(KINDS)}")
+    return kinds
 
 
 def _own_ratio(recipe: Recipe) -> float | None:

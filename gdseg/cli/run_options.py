@@ -13,6 +13,7 @@ from typing import Any
 
 from gdseg.cli.console import err, print_json
 from gdseg.errors import UsageError
+from gdseg.lock import hold
 from gdseg.recipe import Recipe
 from gdseg.runs import last_run
 
@@ -115,9 +116,9 @@ def execute(
         return
     announce(logging.INFO)  # what it takes to train depends on it
     quiet = params["quiet"] or params["as_json"]
-    scores = train(
-        recipe, run, device=device, resume=params["resume"], overwrite=params["overwrite"], quiet=quiet
-    )
+    how = {"resume": params["resume"], "overwrite": params["overwrite"], "quiet": quiet}
+    with hold(run):
+        scores = train(recipe, run, device=device, **how)
     if params["as_json"]:
         print_json({"run": str(run), **scores})
     elif not quiet:

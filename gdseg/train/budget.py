@@ -23,6 +23,7 @@ from gdseg.data.dataset import open_dataset
 from gdseg.errors import CheckpointError, DivergedError, InterruptedRun, MachineError, UsageError
 from gdseg.eval.run import evaluate
 from gdseg.files import write_json
+from gdseg.lock import hold
 from gdseg.models.checkpoint import load_network
 from gdseg.runs import find_checkpoint, read_run
 from gdseg.train.budget_plan import Job, Plan
@@ -61,8 +62,13 @@ def run_job(job: Job, out: Path, device: torch.device, quiet: bool) -> Result:
     """Train a job's network, or go on with it; its result is written when it is finished.
 
     A run that diverges has a result without scores, kept like others. Raises what `pretrain` and `distill`
-    raise otherwise, InterruptedRun after saving.
+    raise otherwise, InterruptedRun after saving, UsageError while another process trains it.
     """
+    with hold(run_folder(out, job)):
+        return _run_job(job, out, device, quiet)
+
+
+def _run_job(job: Job, out: Path, device: torch.device, quiet: bool) -> Result:
     run = run_folder(out, job)
     begun = (run / "checkpoints" / "last.state.pt").is_file()
     try:

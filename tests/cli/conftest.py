@@ -2,7 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +66,21 @@ def small_run(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     for name in ("best", "best-student", "best-teacher"):
         shutil.copy(tiny_checkpoint, run / "checkpoints" / f"{name}.safetensors")
     return run
+
+
+@pytest.fixture
+def held() -> Callable[[Path], AbstractContextManager[None]]:
+    """held(folder): another process has `gdseg.lock.hold` of it meanwhile."""
+
+    @contextmanager
+    def hold(folder: Path) -> Iterator[None]:
+        script = "from pathlib import Path; from gdseg.lock import hold\n"
+        script += f"with hold(Path({str(folder)!r})): print('held', flush=True); input()"
+        command = [sys.executable, "-c", script]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield
+            process.communicate("\n")
+
+    return hold

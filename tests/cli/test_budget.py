@@ -75,3 +75,26 @@ def test_gains_that_need_other_arms_are_named():
     assert (
         _lacking(["student", "all"]) == "not told without --arms labels: over labels alone, gap from labels\n"
     )
+
+
+def test_an_experiment_or_a_run_of_it_in_use_is_refused(gdseg, tiny_settings, tiny_data, tmp_path, held):
+    command = ("budget", *tiny_settings, f"data.root={tiny_data}", "--arms", "teacher", "--out", "b")
+    with held(tmp_path / "b"):
+        refused = gdseg(*command, "--json").exception
+        assert isinstance(refused, UsageError)
+        assert refused.where == "b"
+        assert not list((tmp_path / "b").glob("runs"))
+    planned = gdseg(*command, "--dry-run").stdout
+    (folder,) = {word for word in planned.split() if word.startswith("pretrain-")}
+    run = tmp_path / "b" / "runs" / folder
+    with held(run):  # by an orphan of --jobs, or by pretrain --resume
+        for jobs in (1, 2):
+            refused = gdseg(*command, "--jobs", jobs, "--json").exception
+            assert isinstance(refused, UsageError)
+            assert refused.where == f"b/runs/{folder}"
+        assert not list(run.glob("*.jsonl"))
+    assert gdseg(*command, "--jobs", 2, "--json").exception is None
+    assert (run / "result.json").is_file()
+    with held(run):
+        resumed = gdseg("pretrain", "--resume", "--out", run).exception
+        assert "at work in this folder" in str(resumed)
