@@ -88,7 +88,7 @@ def replace_folder(folder: Path, make: Callable[[Path], object]) -> None:
         if there:
             moves = [(path, aside / path.name) for path in old]
             moves += [(path, folder / path.name) for path in sorted(new.iterdir())]
-            _rename_all([*moves, (aside, temporary / "replaced")])
+            rename_all([*moves, (aside, temporary / "replaced")])
         else:
             new.rename(folder)
     except OSError as error:
@@ -98,7 +98,7 @@ def replace_folder(folder: Path, make: Callable[[Path], object]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _rename_all(moves: list[tuple[Path, Path]]) -> None:
+def rename_all(moves: list[tuple[Path, Path]]) -> None:
     """Rename each first path to the second: all of them or none."""
     begun: list[tuple[Path, Path]] = []
     try:

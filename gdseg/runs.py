@@ -8,16 +8,19 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gdseg.errors import CheckpointError, UsageError
+from gdseg.files import cannot_write, rename_all
 from gdseg.lock import LOCK
 
 RUNS = Path("runs")
 VERBS = ("pretrain", "distill")
 ROLES = ("teacher", "student")
+REPLACED = ".replaced"  # in a run directory: the run that --overwrite replaces, until the new one is saved
 
 
 def new_run(verb: str, recipe_name: str, out: Path | None, *, overwrite: bool) -> Path:
@@ -32,21 +35,61 @@ def new_run(verb: str, recipe_name: str, out: Path | None, *, overwrite: bool) -
 
 
 def prepare_run(run: Path, *, overwrite: bool) -> None:
-    """Create the run directory; with overwrite, empty it first.
+    """Create the run directory; with overwrite, set the run in it aside until `drop_replaced` or `put_back`.
 
-    Raises UsageError when what would be replaced is not a run of gdseg or holds the working folder.
+    Raises UsageError when what would be replaced is not a run of gdseg or holds the working folder,
+    MachineError where it cannot write.
     """
+    aside = run / REPLACED
     if overwrite and (old := _content(run)):
-        checkpoints = run / "checkpoints"
-        ours = checkpoints.is_dir() and (
-            read_run(run).get("verb") in VERBS
-            or {*old, *checkpoints.iterdir()} == {checkpoints}  # all that a full disk let be
-        )
+        ours = any(_is_run(folder) for folder in (run, aside))
         if not ours or Path.cwd().is_relative_to(run.resolve()):
             raise UsageError("--overwrite replaces runs only, this folder is none", run, "name another --out")
-        for path in old:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if aside.is_dir() or not any((run / "checkpoints").glob("*.safetensors")):
+            _remove(path for path in old if path != aside)  # a run that ended before it saved anything
+        else:
+            _move(old, aside)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+
+def drop_replaced(run: Path) -> None:
+    """Remove what `prepare_run` set aside: the new run has saved its networks."""
+    shutil.rmtree(run / REPLACED, ignore_errors=True)
+
+
+def put_back(run: Path) -> bool:
+    """Undo `prepare_run`: a run set aside and not dropped is in place again; False: there is none."""
+    aside = run / REPLACED
+    if not aside.is_dir():
+        return False
+    _remove(path for path in _content(run) if path != aside)
+    _move(list(aside.iterdir()), run)
+    aside.rmdir()
+    return True
+
+
+def _is_run(folder: Path) -> bool:
+    checkpoints = folder / "checkpoints"
+    return checkpoints.is_dir() and (
+        read_run(folder).get("verb") in VERBS
+        or {*_content(folder), *checkpoints.iterdir()} == {checkpoints}  # all that a full disk let be
+    )
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _move(paths: Sequence[Path], folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        rename_all([(path, folder / path.name) for path in paths])
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def refuse_non_empty(out: Path, *, overwrite: bool | None) -> None:

@@ -29,7 +29,7 @@ from gdseg.train.engine import Learner, Part, labelled_part, seed_step, unlabell
 from gdseg.train.features import FeatureLoss
 from gdseg.train.mix import mix_unlabelled
 from gdseg.train.session import Session
-from gdseg.train.start import advice, open_data, record_run
+from gdseg.train.start import advice, open_data, recorded_run
 from gdseg.train.teacher import Teacher, build_student, load_guide
 from gdseg.train.watch import Watch, pseudo_statistics
 from gdseg.words import counted
@@ -72,10 +72,10 @@ def distill(
         session.resume(state)
     guided_by = {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
     facts = {"unlabelled": len(unlabelled), **guided_by, "burn_in_steps": rule.burn_in_steps}
-    record_run(run, recipe, "distill", data, device, overwrite=overwrite and not resume, **facts)
     watch = Watch(rule, fmean(data.counts), teacher.thresholds, recipe.task)
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
-    with session:
+    overwrite = overwrite and not resume
+    with recorded_run(run, recipe, "distill", data, device, overwrite=overwrite, **facts), session:
         _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
         session.catch_up(roles(session.start_step - 1), state)
         for step, (labelled, weak) in enumerate(streams, session.start_step):

@@ -18,7 +18,7 @@ from gdseg.train.counts import settle
 from gdseg.train.ema import update_ema
 from gdseg.train.engine import Learner, labelled_part, seed_step
 from gdseg.train.session import Session
-from gdseg.train.start import advice, open_data, record_run
+from gdseg.train.start import advice, open_data, recorded_run
 from gdseg.words import counted
 
 
@@ -47,7 +47,6 @@ def pretrain(
     roles, state = {"teacher": average}, {"model": model, "average": average}
     if resume:
         session.resume(state)
-    record_run(run, recipe, "pretrain", data, device, overwrite=overwrite and not resume)
     batches = train_batches(
         data.labelled,
         recipe,
@@ -58,7 +57,8 @@ def pretrain(
         strong=False,
         num_classes=classes,
     )
-    with session:
+    overwrite = overwrite and not resume
+    with recorded_run(run, recipe, "pretrain", data, device, overwrite=overwrite), session:
         images = counted(len(data.labelled), "labelled image")
         session.log.say(f"pretrain: {images}, {counted(train.steps, 'step')}, {run}")
         if not session.start_step:

@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +24,11 @@ from gdseg import __version__
 from gdseg.data.dataset import Dataset, labelled_records, open_dataset
 from gdseg.data.inspect import files_of
 from gdseg.data.split import Split, choose_split, load_split, save_split
-from gdseg.errors import DataError
+from gdseg.errors import DataError, GdsegError
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
-from gdseg.runs import file_sha256, prepare_run
+from gdseg.runs import file_sha256, prepare_run, put_back
 from gdseg.structures import Record
 from gdseg.train.counts import object_counts
 from gdseg.words import counted
@@ -93,7 +94,8 @@ def advice(labelled: int, recipe: Recipe, verb: str) -> str:
     return f"advice: with only {counted(labelled, 'labelled image')}, try {', '.join(tips)}"
 
 
-def record_run(
+@contextmanager
+def recorded_run(
     run: Path,
     recipe: Recipe,
     verb: str,
@@ -102,12 +104,12 @@ def record_run(
     *,
     overwrite: bool,
     **facts: Any,
-) -> None:
+) -> Iterator[None]:
     """Make the run directory, now that nothing can be wrong with the recipe or the data any more.
 
-    Writes recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`.
+    Writes recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`. Should the
+    block fail before it has saved anything, a run that was to be replaced is put back.
     """
-    prepare_run(run, overwrite=overwrite)
     about = {
         "verb": verb,
         "command": " ".join(["gdseg", *sys.argv[1:]]),
@@ -123,9 +125,17 @@ def record_run(
         "labelled": len(start.labelled),
         "split_sha256": start.split.sha256,
     }
-    write_json(run / "run.json", {**about, **facts})  # first: by it --overwrite knows a run cut off here
-    write_atomic(run / "recipe.yaml", dump_recipe(recipe))
-    save_split(start.split, run / "split.json")
+    prepare_run(run, overwrite=overwrite)
+    try:
+        write_json(run / "run.json", {**about, **facts})  # first: by it --overwrite knows a run cut off here
+        write_atomic(run / "recipe.yaml", dump_recipe(recipe))
+        save_split(start.split, run / "split.json")
+        yield
+    except BaseException as error:
+        if put_back(run) and isinstance(error, GdsegError):
+            kept = "the run that was there is kept"
+            error.hint = f"{error.hint}; {kept}" if error.hint else kept
+        raise
 
 
 def labels_sha256(labels: Path | None, records: Sequence[Record]) -> str | None:

@@ -16,7 +16,7 @@ from gdseg.data import loader
 from gdseg.errors import CheckpointError, DataError, DivergedError, InterruptedRun, MachineError, UsageError
 from gdseg.models.checkpoint import load_network
 from gdseg.recipe_yaml import dump_recipe
-from gdseg.runs import find_checkpoint
+from gdseg.runs import find_checkpoint, prepare_run
 from gdseg.train import session
 from gdseg.train.distill import distill
 from gdseg.train.engine import Learner
@@ -215,6 +215,43 @@ def test_a_broken_first_image_leaves_nothing_to_resume_from_and_says_so(own_reci
         pretrain(recipe(), tmp_path / "run", CPU, resume=True, quiet=True)
     assert nothing.value.hint == "start it again with --overwrite"
     pretrain(recipe(), tmp_path / "run", CPU, overwrite=True, quiet=True)
+
+
+def contents(run):
+    return {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def test_the_run_to_be_replaced_is_kept_until_the_new_one_has_saved(own_recipe, tmp_path, monkeypatch):
+    (data, recipe), run = own_recipe, tmp_path / "run"
+    pretrain(recipe("train.steps=1"), run, CPU, quiet=True)
+    old = contents(run)
+
+    def diverges(*_):
+        raise DivergedError("NaN")
+
+    def fails(error, message, *changes):
+        with pytest.raises(error) as failed:
+            pretrain(recipe(*changes), run, CPU, overwrite=True, quiet=True)
+        assert contents(run) == old
+        assert message in str(failed.value)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
+        fails(MachineError, "the run that was there is kept", "train.tensorboard=true")
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", lambda *_: [signal.raise_signal(signal.SIGINT) for _ in "12"])
+        fails(KeyboardInterrupt, "")  # the second one does not wait
+    mend = spoiled(data, monkeypatch, 1)
+    fails(DataError, "the run that was there is kept")
+    mend()
+    prepare_run(run, overwrite=True)  # by a process that was then killed
+    (run / "run.json").write_text('{"verb": "pretrain"}')
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", diverges)
+        fails(DivergedError, "the run that was there is kept")
+    pretrain(recipe(), run, CPU, overwrite=True, quiet=True)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == recipe().train.steps > 1
+    assert set(contents(run)) == set(old)
 
 
 def test_weights_that_diverged_are_not_saved(tiny_recipe, tmp_path, monkeypatch):
