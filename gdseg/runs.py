@@ -6,6 +6,7 @@ metrics.jsonl, eval.jsonl, checkpoints/}. `student` and `teacher` of a distillat
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,12 @@ def new_run(verb: str, recipe_name: str, out: Path | None, *, overwrite: bool) -
         out = RUNS / f"{verb}-{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
     refuse_non_empty(out, overwrite=overwrite)
     return out
+
+
+def recipe_name(run: Path) -> str | None:
+    """The recipe's name in a name that `new_run` made; None for other folders."""
+    found = re.fullmatch(rf"(?:{'|'.join(VERBS)})-(.+)-\d{{8}}-\d{{6}}", run.name)
+    return found[1] if found else None
 
 
 def prepare_run(run: Path, *, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from gdseg.cli.run_options import execute, recipe_changes, resumed_run, say_last
 from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import load_recipe, parse_recipe
-from gdseg.runs import find_checkpoint, new_run, teacher_of
+from gdseg.runs import find_checkpoint, new_run, recipe_name, teacher_of
 
 EXAMPLES = """Examples:
 
@@ -57,7 +57,10 @@ def command(
             own = guide.resolve().parents[1] / "split.json"
             changes = [f"data.split={own}", "data.ratio=1.0", *changes] if own.is_file() else changes
         resolved = load_recipe(recipe, changes) if recipe else _recipe_of(guide, changes)
-        name = Path(recipe).stem if recipe else f"{resolved.decoder.kind}_{resolved.backbone.name}"
+        own_name = recipe_name(guide.resolve().parents[1])
+        name = (
+            Path(recipe).stem if recipe else own_name or f"{resolved.decoder.kind}_{resolved.backbone.name}"
+        )
         run = new_run("distill", name, out, overwrite=overwrite)
         if overwrite and guide.resolve().is_relative_to(run.resolve()):
             raise UsageError("--overwrite would delete the teacher", run, "name another --out")

@@ -33,6 +33,7 @@ from gdseg.words import counted
 
 Scores = dict[str, dict[str, float]]
 _RESULT = "result.json"
+_AGAIN = "give the same command again"
 
 
 @dataclass
@@ -91,7 +92,7 @@ def _run_job(job: Job, out: Path, device: torch.device, quiet: bool) -> Result:
 
 def _train(job: Job, out: Path, device: torch.device, quiet: bool, *, resume: bool) -> Scores:
     run = run_folder(out, job)
-    how: dict[str, Any] = {"resume": resume, "overwrite": not resume, "quiet": quiet}
+    how: dict[str, Any] = {"resume": resume, "overwrite": not resume, "quiet": quiet, "again": _AGAIN}
     if job.teacher is None:
         return pretrain(job.recipe, run, device, **how)
     teacher = find_checkpoint(run.with_name(f"pretrain-{job.teacher}"), "teacher")
@@ -135,7 +136,7 @@ def run_plan(
             done(job, result)
     except (InterruptedRun, KeyboardInterrupt) as stop:
         what = f"{len(results)} of {counted(len(plan.jobs), 'run')} finished"
-        raise InterruptedRun(what, out, "go on with the same command") from stop
+        raise InterruptedRun(what, out, _AGAIN) from stop
 
 
 def _ready(waiting: dict[str, Job], results: dict[str, Result]) -> list[Job]:

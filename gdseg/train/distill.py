@@ -44,10 +44,12 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    again: str = "",
 ) -> dict[str, dict[str, float]]:
     """Distil a student in `run` from the network in `teacher_file`; return the last metrics by role.
 
     Raises DataError, CheckpointError, DivergedError, MachineError, InterruptedRun (after saving).
+    again: what these advise, when it is not this verb's own --resume or --overwrite.
     """
     data = open_data(recipe, run if resume else None)
     rule, classes, split = recipe.distill, len(data.dataset.classes), data.split.sha256
@@ -61,7 +63,7 @@ def distill(
     learner = Learner(student, own_lr, classes, rule.steps, device, data.dataset.things)
     learner.features = FeatureLoss(recipe, student, device) if rule.feature_backbone else None
 
-    session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet)
+    session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet, again)
     both = {"student": student, "teacher": teacher.average}
     state = {**both, "thresholds": teacher.thresholds}
 

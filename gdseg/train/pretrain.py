@@ -30,10 +30,12 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    again: str = "",
 ) -> dict[str, dict[str, float]]:
     """Train a network in `run` and return the last metrics of its role ("teacher").
 
     Raises DataError, CheckpointError, DivergedError, MachineError, InterruptedRun (after saving).
+    again: what these advise, when it is not this verb's own --resume or --overwrite.
     """
     data = open_data(recipe, run if resume else None)
     recipe = settle(recipe, data.some_counts())
@@ -43,7 +45,9 @@ def pretrain(
     average = copy.deepcopy(model).eval() if train.ema_decay else model
     learner = Learner(model, recipe, classes, train.steps, device, data.dataset.things)
 
-    session = Session("pretrain", run, recipe, data.dataset, data.split.sha256, learner, train.steps, quiet)
+    session = Session(
+        "pretrain", run, recipe, data.dataset, data.split.sha256, learner, train.steps, quiet, again
+    )
     roles, state = {"teacher": average}, {"model": model, "average": average}
     if resume:
         session.resume(state)

@@ -41,8 +41,9 @@ class _CutOff(Exception):  # noqa: N818 - not a fault
 
 @dataclass
 class Session:
-    """What surrounds the steps of one run. `unlogged`: losses of the steps since the last log line.
+    """What surrounds the steps of one run. `again`: the way on that errors advise, if not the verb's own.
 
+    `unlogged`: losses of the steps since the last log line.
     `evaluated`, `saved`: steps that were done at the last evaluation that was finished, and at the last save.
     `closed`: the last complete step, as `close_step` was told; the networks stay so while a stream delivers.
     """
@@ -55,6 +56,7 @@ class Session:
     learner: Learner
     total_steps: int
     quiet: bool = False
+    again: str = ""
     start_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -207,6 +209,8 @@ class Session:
         return InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
 
     def _way_on(self) -> str:
+        if self.again:
+            return self.again
         if not self._file("last.state.pt").is_file():
             return "start it again with --overwrite"
         return f"go on with: gdseg {self.verb} --resume --out {shlex.quote(str(self.run))}"

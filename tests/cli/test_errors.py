@@ -230,6 +230,8 @@ def test_the_whole_chain_and_what_does_not_fit_it(gdseg, data, tmp_path):
     """pretrain, distill, eval, predict with no word repeated; then a checkpoint on the wrong data."""
     assert gdseg("pretrain", "--data", data, "--ratio", "0.5", "-q", *FAST)[0] == 0
     assert gdseg("distill", "--ratio", "0.5", "--steps", "2", "-q", "distill.burn_in_steps=1")[0] == 0
+    names = {path.name.rstrip("-0123456789") for path in (tmp_path / "runs").iterdir()}
+    assert names == {"pretrain-shapes_maskdino", "distill-shapes_maskdino"}  # the teacher's recipe
     assert gdseg("eval")[0] == 0
     assert gdseg("predict", data / "val")[0] == 0
     assert "the run is finished" in gdseg("distill", "--resume")[1]

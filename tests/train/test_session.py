@@ -18,6 +18,8 @@ from gdseg.models.checkpoint import load_network
 from gdseg.recipe_yaml import dump_recipe
 from gdseg.runs import find_checkpoint, prepare_run
 from gdseg.train import session
+from gdseg.train.budget import run_plan
+from gdseg.train.budget_plan import make_plan
 from gdseg.train.distill import distill
 from gdseg.train.engine import Learner
 from gdseg.train.log import RunLog
@@ -215,6 +217,19 @@ def test_a_broken_first_image_leaves_nothing_to_resume_from_and_says_so(own_reci
         pretrain(recipe(), tmp_path / "run", CPU, resume=True, quiet=True)
     assert nothing.value.hint == "start it again with --overwrite"
     pretrain(recipe(), tmp_path / "run", CPU, overwrite=True, quiet=True)
+
+
+def test_an_experiments_failure_advises_what_its_command_has(own_recipe, tmp_path, monkeypatch):
+    data, recipe = own_recipe
+    plan = make_plan({"recipe": recipe("train.save_every=0")}, [0.5], [0], ["teacher"])
+    for image in (1, 5):  # before the first save, and after it
+        mend = spoiled(data, monkeypatch, image)
+        with pytest.raises(DataError) as broken:
+            run_plan(plan, tmp_path / "b", CPU, quiet=True)
+        assert broken.value.hint.endswith("with the file mended, give the same command again")
+        assert "--" not in broken.value.hint
+        mend()
+    run_plan(plan, tmp_path / "b", CPU, quiet=True)
 
 
 def contents(run):
