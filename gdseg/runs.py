@@ -173,17 +173,24 @@ def find_checkpoint(given: str | Path | None, role: str | None = None, verb: str
     raise CheckpointError(f"the run holds no {wanted}", folder, "has it saved a checkpoint yet?")
 
 
+def network_name(role: str, verb: str | None) -> str:
+    """What tables, curves and texts call a network of that role in a run of that verb.
+
+    A distillation's own teacher is the student's moving average; the one it starts from is the "pretrained
+    teacher", which beside other networks is the name of pretraining's too.
+    """
+    return "EMA teacher" if (role, verb) == ("teacher", "distill") else role
+
+
 def networks_of(run: Path) -> dict[str, Path]:
     """Name -> file of the networks a run has: teacher, student.
 
-    Of a distillation whose pretrained teacher is still there: pretrained teacher, EMA teacher, student.
+    Of a distillation: pretrained teacher, if that is still there, EMA teacher, student.
     """
-    found = {}
+    found, verb = {}, read_run(run).get("verb")
     with suppress(CheckpointError):
         found["pretrained teacher"] = teacher_of(run)
     for role in ROLES:
         with suppress(CheckpointError):
-            # a distillation's own teacher is the student's moving average
-            name = "EMA teacher" if role == "teacher" and found else role
-            found[name] = find_checkpoint(run, role)
+            found[network_name(role, verb)] = find_checkpoint(run, role)
     return found

@@ -33,7 +33,7 @@ EXAMPLES = """Examples:
   gdseg budget --variant "soft: distill.weighting=score" --variant "no burn-in: distill.burn_in_steps=0"
 """
 BASE = "recipe"
-KINDS = {"labels": "labels alone", "teacher": "teacher", "student": "student", "all": "all labels"}
+KINDS = {"labels": "labels alone", "teacher": "pretrained teacher", "student": "student", "all": "all labels"}
 GAINS = {  # what the second table tells, and the arms it needs
     "gain": ("over labels alone", {"labels", "student"}),
     "gap_from_teacher": ("gap closed", {"student", "all"}),

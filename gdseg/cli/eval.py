@@ -16,7 +16,7 @@ from gdseg.cli.console import err, print_json, print_table
 from gdseg.cli.progress import progress
 from gdseg.cli.run_options import inference_changes, say_last
 from gdseg.errors import CheckpointError, DataError, UsageError
-from gdseg.runs import ROLES, last_run
+from gdseg.runs import ROLES, last_run, network_name, read_run
 from gdseg.words import counted
 
 if TYPE_CHECKING:
@@ -329,6 +329,12 @@ def _beside(file: Path, other: str) -> Path:
     return run / f"{name}.json" if (run / "run.json").is_file() else file.with_suffix(f".{name}.json")
 
 
+def _shown(name: str, source: object) -> str:
+    """A role that --role named, as all tables name it; the document keeps the word."""
+    verb = read_run(source.parent.parent).get("verb") if isinstance(source, Path) else None
+    return network_name(name, verb)
+
+
 def _report(
     scores: dict[str, Scores],
     about: Mapping[str, Mapping[str, Any]],
@@ -353,7 +359,8 @@ def _report(
         return
     from gdseg.eval.tables import class_table, main_table
 
-    print_table(*main_table(scores))
-    for name, s in scores.items() if per_class else ():
+    shown = {_shown(name, about[name]["source"]): s for name, s in scores.items()}
+    print_table(*main_table(shown))
+    for name, s in shown.items() if per_class else ():
         print_table(f"{name}, each class, %", *class_table(s))
     err.print(f"written to {target}", highlight=False, soft_wrap=True)

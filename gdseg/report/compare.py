@@ -13,14 +13,14 @@ from gdseg.view.plots import is_number
 from gdseg.view.report_plots import BudgetLine, label_budget
 from gdseg.view.svg import inline_svg
 
-_COLUMNS = ("pretrained teacher", "teacher", "EMA teacher", "student")
+_COLUMNS = ("pretrained teacher", "EMA teacher", "student")
 
 Like = tuple[str, str]  # data set and steps in words: equal for runs that may be compared
 
 
 def comparison(runs: Sequence[Run]) -> Section:
     """A row for each run; runs of different metrics do not share a curve."""
-    best = {run.path: run.best() for run in runs}
+    best = {run.path: _as_columns(run.best()) for run in runs}
     there = [name for name in _COLUMNS if any(name in each for each in best.values())]
     gaps = {run.path: _gap_closed(run, runs) for run in runs}
     rows = []
@@ -48,6 +48,11 @@ def comparison(runs: Sequence[Run]) -> Section:
     for metric in dict.fromkeys(run.metric for run in runs):
         blocks += _budget([run for run in runs if run.metric == metric])
     return Section("Comparison", blocks)
+
+
+def _as_columns(best: dict[str, float]) -> dict[str, float]:
+    """Pretraining's own network, on this page, is what distillations started from."""
+    return {"pretrained teacher" if name == "teacher" else name: value for name, value in best.items()}
 
 
 def _gap_closed(run: Run, runs: Sequence[Run]) -> float | None:

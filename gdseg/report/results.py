@@ -22,7 +22,7 @@ from gdseg.models.checkpoint import Network, load_network
 from gdseg.predict import Predictor
 from gdseg.report.cells import CLASS_ROWS, bar
 from gdseg.report.run import METRIC_NAMES, Run
-from gdseg.runs import find_checkpoint
+from gdseg.runs import find_checkpoint, network_name
 from gdseg.view.draw import displayable
 from gdseg.view.gallery import Card, picture
 from gdseg.view.page import Block, Cell, Figure, Figures, Gallery, Section, Table, Text
@@ -43,7 +43,8 @@ _CURVES = 8  # classes with a curve of their own
 
 def logged_results(run: Run) -> Section | None:
     """The last logged scores of each role, where no network is run; None if there are none."""
-    last = {str(row.get("role", "network")): row for row in run.evals}
+    verb = run.about.get("verb")
+    last = {network_name(str(row.get("role", "network")), verb): row for row in run.evals}
     scores = {
         name: Scores({key: value for key, value in row.items() if is_number(value)})
         for name, row in last.items()
@@ -96,7 +97,7 @@ def _networks(run: Run, device: torch.device) -> dict[str, Network]:
     """The pretrained teacher, then the run's best network by its name."""
     files = {name: file for name, file in run.files.items() if name == "pretrained teacher"}
     best = load_network(find_checkpoint(run.path), device)
-    name = "EMA teacher" if files and best.role == "teacher" else best.role
+    name = network_name(best.role, run.about.get("verb"))
     return {**{name: load_network(file, device) for name, file in files.items()}, name: best}
 
 

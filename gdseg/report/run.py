@@ -14,7 +14,7 @@ from gdseg.errors import GdsegError, UsageError
 from gdseg.models.checkpoint import read_metadata
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import load_recipe
-from gdseg.runs import networks_of, read_run
+from gdseg.runs import network_name, networks_of, read_run
 from gdseg.train.start import Start, labels_sha256, open_data
 from gdseg.view.plots import is_number, read_lines
 
@@ -60,8 +60,7 @@ class Run:
             found |= {"pretrained teacher": value} if is_number(value) else {}
         for role in ("teacher", "student"):
             values = [row[self.metric] for row in self.evals if _is_of(row, role, self.metric)]
-            name = "EMA teacher" if role == "teacher" and self.about.get("verb") == "distill" else role
-            found |= {name: max(values)} if values else {}
+            found |= {network_name(role, self.about.get("verb")): max(values)} if values else {}
         return found
 
 

@@ -161,7 +161,7 @@ def overlay_sheet(
         return None
     files = {}
     for kind, word in {
-        "teacher": "teacher",
+        "teacher": "pretrained teacher",
         "labels": "labels alone",
         "student": "student",
         "all": "all labels",

@@ -80,12 +80,12 @@ class RunLog:
             )
         self._to_board(step, {k: v for k, v in values.items() if isinstance(v, float)})
 
-    def evaluation(self, step: int, role: str, metrics: dict[str, Any]) -> None:
-        """Append to eval.jsonl and print the main metrics."""
+    def evaluation(self, step: int, role: str, metrics: dict[str, Any], name: str) -> None:
+        """Append to eval.jsonl and print the main metrics; name: what the line calls the network."""
         append_json(self.run / "eval.jsonl", {"step": step, "role": role, **metrics})
         shown = [f"{name} {_percent(metrics[key])}" for key, name in _MAIN.items() if key in metrics]
         self._main = f"  {shown[0]}" if shown else ""
-        self.say(f"step {step}  {role}: {', '.join(shown)}")
+        self.say(f"step {step}  {name}: {', '.join(shown)}")
         self._to_board(step, {f"{role}/{k}": v for k, v in metrics.items() if isinstance(v, float)})
 
     def _status(self, loss: float) -> str:

@@ -25,7 +25,7 @@ from gdseg.files import link
 from gdseg.models.checkpoint import Network, save_network
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
-from gdseg.runs import drop_replaced
+from gdseg.runs import drop_replaced, network_name
 from gdseg.train.checkpoint import load_state, save_state
 from gdseg.train.engine import Learner
 from gdseg.train.log import RunLog, append_json, forget_after
@@ -170,7 +170,7 @@ class Session:
             self.evaluated = steps_done
             for role, metrics in found.items():
                 self.scores[role] = metrics
-                self.log.evaluation(steps_done, role, metrics)
+                self.log.evaluation(steps_done, role, metrics, network_name(role, self.verb))
                 self._keep_best(steps_done, role, roles[role], metrics)
             self._save_all(steps_done, roles, state)
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from gdseg.view.colours import class_colour
 from gdseg.view.plots import keep_dots_whole, widen_single
 
-_CURVES = {"teacher": ("teacher", 4, ":"), "labels": ("labels alone", 1, "--")}
+_CURVES = {"teacher": ("pretrained teacher", 4, ":"), "labels": ("labels alone", 1, "--")}
 _STUDENTS = (5, 2, 6, 3, 7, 8, 9, 10)  # colours of the variants
 
 

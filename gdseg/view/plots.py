@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from gdseg.errors import DataError
-from gdseg.runs import read_run
+from gdseg.runs import network_name, read_run
 from gdseg.view.colours import class_colour
 
 Rows = Sequence[dict[str, Any]]
-_ROLES = {"teacher": 4, "student": 5}  # colours: blue, vermilion
+_NETWORKS = {"teacher": 4, "EMA teacher": 4, "student": 5}  # colours: blue, vermilion
 _LOSSES_SHOWN = 6
 # key in eval.jsonl: what it is one of, and its line
 _METRICS = {
@@ -68,12 +68,14 @@ def panel_title(name: str) -> str:
 def run_panels(run: Path) -> dict[str, Callable[[Axes], None]]:
     """Name -> what paints the panel, for all that the run has logged."""
     metrics, evals = read_lines(run / "metrics.jsonl"), read_lines(run / "eval.jsonl")
+    about = read_run(run)
+    quality = partial(_quality, verb=about.get("verb"))
     panels: dict[str, tuple[Rows, Callable[[Axes, Rows], None]]] = {
         "losses": ([r for r in metrics if is_number(r.get("loss"))], _losses),
-        _measured(evals): ([r for r in evals if any(is_number(r.get(key)) for key in _METRICS)], _quality),
+        _measured(evals): ([r for r in evals if any(is_number(r.get(key)) for key in _METRICS)], quality),
         "pseudo-labels": ([r for r in metrics if is_number(r.get("pseudo_per_image"))], _pseudo),
     }
-    burn_in = read_run(run).get("burn_in_steps")
+    burn_in = about.get("burn_in_steps")
     return {
         name: partial(_panel, rows=rows, paint=paint, burn_in=burn_in)
         for name, (rows, paint) in panels.items()
@@ -180,22 +182,23 @@ def _measured(evals: Rows) -> str:
     return found[0] if found else "AP"
 
 
-def _quality(axes: Axes, rows: Rows) -> None:
-    """The main metric solid, others dotted or dashed; teacher and student on one axis."""
+def _quality(axes: Axes, rows: Rows, verb: str | None) -> None:
+    """The main metric solid, others dotted or dashed; teacher and student of the verb's run on one axis."""
     roles = dict.fromkeys(str(row.get("role", "network")) for row in rows)
     for role in roles:
+        name = network_name(role, verb)
         own = [row for row in rows if str(row.get("role", "network")) == role]
         for key, (_, line) in _METRICS.items():
             steps, values = _curve(own, key)
             if not steps:
                 continue
-            label = f"{role} {key.replace('_ap', ' AP').replace('_', ' ')}"
+            label = f"{name} {key.replace('_ap', ' AP').replace('_', ' ')}"
             percent = [100 * value for value in values]
             axes.plot(
                 steps,
                 percent,
                 line,
-                color=colour(_ROLES.get(role, 2)),
+                color=colour(_NETWORKS.get(name, 2)),
                 marker="o",
                 markersize=3,
                 label=label,

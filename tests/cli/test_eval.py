@@ -46,16 +46,19 @@ def two_parts(annotations: Path, task: str) -> list[Path]:
 def test_the_last_run_both_roles(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
     result = gdseg("eval", "--data", small_data, "--per-class")
     assert result.exit_code == 0, result.exception
-    assert "teacher mask" in result.stdout
+    assert "EMA teacher mask" in result.stdout
     assert "student box" in result.stdout
     assert "dog" in result.stdout
     assert result.stderr.startswith("the last run is taken: runs/R\n")
     [written] = small_run.glob("eval-small-val-*.json")
     assert f"written to runs/R/{written.name}" in result.stderr
     document = json.loads(written.read_text())
-    assert list(document) == ["teacher", "student"]
+    assert list(document) == ["EMA teacher", "student"]
     assert document["student"]["metrics"]["mask_ap"] is not None
     assert document["student"]["per_class"]["dog"]["objects"] == 1
+    asked = gdseg("eval", "runs/R", "--data", small_data, "--role", "teacher", "--out", "e.json")
+    assert "EMA teacher mask" in asked.stdout
+    assert list(json.loads(Path("e.json").read_text())) == ["teacher"]  # the word that was given
 
 
 def test_other_data_never_replaces_the_runs_own_results(

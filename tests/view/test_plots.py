@@ -34,10 +34,14 @@ def test_a_whole_run(tmp_path: Path) -> None:
         for r in ("teacher", "student")
     ]
     write(tmp_path / "eval.jsonl", *rows)
-    write(tmp_path / "run.json", {"burn_in_steps": 25})
+    write(tmp_path / "run.json", {"burn_in_steps": 25, "verb": "distill"})
     assert plot_run(tmp_path, tmp_path / "c.png") == ["losses", "AP", "pseudo-labels"]
     assert {class_colour(4), class_colour(5), class_colour(2)} <= colours(tmp_path / "c.png")
     assert (102, 102, 102) in colours(tmp_path / "c.png")  # where burn-in ends
+    axes = Figure().subplots()
+    run_panels(tmp_path)["AP"](axes)
+    names = {text.get_text().removesuffix(" AP") for text in axes.get_legend().get_texts()}
+    assert names == {f"{name} {kind}" for name in ("EMA teacher", "student") for kind in ("mask", "box")}
 
 
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
