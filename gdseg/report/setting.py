@@ -37,6 +37,7 @@ def setting(run: Run) -> Section:
     facts = [
         ("command", about.get("command")),
         ("started", about.get("started")),
+        *_resumed(about.get("resumed")),
         ("data set", about.get("data")),
         ("sha256 of the training labels", _digest(about.get("data_sha256"))),
         ("labelled images", _labelled(run)),
@@ -55,6 +56,12 @@ def setting(run: Run) -> Section:
     if run.recipe:
         blocks.append(Details("recipe.yaml", dump_recipe(run.recipe)))
     return Section("Setting", blocks)
+
+
+def _resumed(entries: Any) -> list[tuple[str, Any]]:
+    """A row for each later command."""
+    found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [("resumed", f"{entry.get('started')}: {entry.get('command')}") for entry in found]
 
 
 def _of_recipe(run: Run) -> list[tuple[str, Any]]:

@@ -76,8 +76,8 @@ def distill(
     facts = {"unlabelled": len(unlabelled), **guided_by, "burn_in_steps": rule.burn_in_steps}
     watch = Watch(rule, fmean(data.counts), teacher.thresholds, recipe.task)
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
-    overwrite = overwrite and not resume
-    with recorded_run(run, recipe, "distill", data, device, overwrite=overwrite, **facts), session:
+    record = recorded_run(run, recipe, "distill", data, device, resume=resume, overwrite=overwrite, **facts)
+    with record, session:
         _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
         session.catch_up(roles(session.start_step - 1), state)
         for step, (labelled, weak) in enumerate(streams, session.start_step):

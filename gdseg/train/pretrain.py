@@ -61,8 +61,8 @@ def pretrain(
         strong=False,
         num_classes=classes,
     )
-    overwrite = overwrite and not resume
-    with recorded_run(run, recipe, "pretrain", data, device, overwrite=overwrite), session:
+    record = recorded_run(run, recipe, "pretrain", data, device, resume=resume, overwrite=overwrite)
+    with record, session:
         images = counted(len(data.labelled), "labelled image")
         session.log.say(f"pretrain: {images}, {counted(train.steps, 'step')}, {run}")
         if not session.start_step:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +28,7 @@ from gdseg.errors import DataError, GdsegError
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
-from gdseg.runs import file_sha256, prepare_run, put_back
+from gdseg.runs import file_sha256, prepare_run, put_back, read_run
 from gdseg.structures import Record
 from gdseg.train.counts import object_counts
 from gdseg.words import counted
@@ -102,21 +102,19 @@ def recorded_run(
     start: Start,
     device: torch.device,
     *,
+    resume: bool,
     overwrite: bool,
     **facts: Any,
 ) -> Iterator[None]:
     """Make the run directory, now that nothing can be wrong with the recipe or the data any more.
 
-    Writes recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`. Should the
-    block fail before it has saved anything, a run that was to be replaced is put back.
+    Writes recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`; of a run
+    that is resumed the first command stays, and later ones are listed. Should the block fail before it has
+    saved anything, a run that was to be replaced is put back.
     """
     about = {
         "verb": verb,
-        "command": " ".join(["gdseg", *sys.argv[1:]]),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"gdseg": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
-        "git": _git_commit(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **_commands(read_run(run) if resume else {}, device),
         "seed": recipe.seed,
         "data": str(start.dataset.root),
         "data_sha256": labels_sha256(start.dataset.train_json, start.dataset.train),
@@ -125,7 +123,7 @@ def recorded_run(
         "labelled": len(start.labelled),
         "split_sha256": start.split.sha256,
     }
-    prepare_run(run, overwrite=overwrite)
+    prepare_run(run, overwrite=overwrite and not resume)
     try:
         write_json(run / "run.json", {**about, **facts})  # first: by it --overwrite knows a run cut off here
         write_atomic(run / "recipe.yaml", dump_recipe(recipe))
@@ -136,6 +134,25 @@ def recorded_run(
             kept = "the run that was there is kept"
             error.hint = f"{error.hint}; {kept}" if error.hint else kept
         raise
+
+
+def _commands(before: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What started the run, by which code and where, and the same of each time it was resumed.
+
+    before: run.json of the run that is resumed, else nothing.
+    """
+    now = {
+        "command": " ".join(["gdseg", *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {"gdseg": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+        "git": _git_commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+    if "command" not in before:
+        return now
+    later = before.get("resumed")
+    first = {key: before[key] for key in now if key in before}
+    return {**first, "resumed": [*(later if isinstance(later, list) else []), now]}
 
 
 def labels_sha256(labels: Path | None, records: Sequence[Record]) -> str | None:

@@ -16,6 +16,8 @@ from gdseg.data import loader
 from gdseg.errors import CheckpointError, DataError, DivergedError, InterruptedRun, MachineError, UsageError
 from gdseg.models.checkpoint import load_network
 from gdseg.recipe_yaml import dump_recipe
+from gdseg.report.run import open_run
+from gdseg.report.setting import setting
 from gdseg.runs import find_checkpoint, prepare_run
 from gdseg.train import session
 from gdseg.train.budget import run_plan
@@ -230,6 +232,27 @@ def test_an_experiments_failure_advises_what_its_command_has(own_recipe, tmp_pat
         assert "--" not in broken.value.hint
         mend()
     run_plan(plan, tmp_path / "b", CPU, quiet=True)
+
+
+def test_the_first_command_stays_and_later_ones_are_listed(tiny_recipe, tmp_path, monkeypatch):
+    recipe, run = tiny_recipe("maskdino", "train.steps=3", "train.save_every=1"), tmp_path / "run"
+    for number, word in enumerate(("--steps", "--resume", "--resume -q")):
+        monkeypatch.setattr(sys, "argv", ["gdseg", "pretrain", *word.split()])
+        with monkeypatch.context() as patch:
+            signal_before(patch, Learner, "step")
+            with pytest.raises(InterruptedRun):
+                pretrain(recipe, run, CPU, resume=number > 0, quiet=True)
+        about = json.loads((run / "run.json").read_text())
+        assert about["command"] == "gdseg pretrain --steps"
+        assert about["started"] <= min((entry["started"] for entry in about.get("resumed", ())), default="9")
+    assert [entry["command"] for entry in about["resumed"]] == [
+        "gdseg pretrain --resume",
+        "gdseg pretrain --resume -q",
+    ]
+    assert about["resumed"][0]["versions"] == about["versions"]
+    facts = dict(setting(open_run(run)).blocks[0].rows[::-1])  # of several rows of a name, the first
+    assert facts["command"] == "gdseg pretrain --steps"
+    assert facts["resumed"].endswith(": gdseg pretrain --resume")
 
 
 def contents(run):
