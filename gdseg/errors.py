@@ -64,9 +64,10 @@ class MachineError(GdsegError):
 
 
 class DivergedError(GdsegError):
-    """Training produced a NaN or an infinity."""
+    """Training produced a NaN or an infinity. `interrupted`: a signal to stop came in the same step."""
 
     exit_code = 6
+    interrupted = False
     kind = "training diverged"
 
 

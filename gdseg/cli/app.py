@@ -79,8 +79,8 @@ def main() -> None:
         if error.errno != errno.ENOSPC:
             _bug(error)
         _leave(MachineError("the disk is full", error.filename, "free some space, then try again"))
-    except KeyboardInterrupt:
-        print("interrupted; what was saved before is still there", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; {stop or 'what was saved before is still there'}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's; this module must not import torch

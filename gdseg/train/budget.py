@@ -70,12 +70,12 @@ def run_job(job: Job, out: Path, device: torch.device, quiet: bool) -> Result:
 
 
 def _run_job(job: Job, out: Path, device: torch.device, quiet: bool) -> Result:
-    run = run_folder(out, job)
+    run, stopped = run_folder(out, job), False
     begun = (run / "checkpoints" / "last.state.pt").is_file()
     try:
         result = Result(_train(job, out, device, quiet, resume=begun))
     except DivergedError as error:
-        result = Result(diverged=error.what)
+        result, stopped = Result(diverged=error.what), error.interrupted
     except CheckpointError as error:
         if not begun:
             raise
@@ -87,6 +87,8 @@ def _run_job(job: Job, out: Path, device: torch.device, quiet: bool) -> Result:
     result.labelled = int(read_run(run).get("labelled", 0))
     result.seconds = sum(json.loads(line)["seconds"] for line in _lines(run / "time.jsonl"))
     write_json(run / _RESULT, asdict(result))
+    if stopped:
+        raise InterruptedRun("the run diverged", run, _AGAIN)
     return result
 
 

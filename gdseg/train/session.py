@@ -19,7 +19,7 @@ import torch
 
 from gdseg.data.dataset import Dataset
 from gdseg.device import peak_memory
-from gdseg.errors import DataError, InterruptedRun, MachineError, UsageError
+from gdseg.errors import DataError, DivergedError, InterruptedRun, MachineError, UsageError
 from gdseg.eval.run import evaluate
 from gdseg.files import link
 from gdseg.models.checkpoint import Network, save_network
@@ -88,6 +88,10 @@ class Session:
                 then = "with the file mended" if isinstance(error, DataError) else "that done"
                 error.hint = f"{error.hint}; {then}, {self._way_on()}" if error.hint else self._way_on()
             self._end(failed=error is not None)
+        if isinstance(error, DivergedError):
+            error.interrupted = bool(self.stop_signal)
+        if isinstance(error, KeyboardInterrupt):  # the second signal: nothing is saved any more
+            raise self._stopped_at_once() from error
         if self.stop_signal and not error:  # it came after the last step was closed
             raise self._interrupted(self.total_steps)
 
@@ -207,6 +211,13 @@ class Session:
         if steps_done == self.total_steps and not self._owes_evaluation(steps_done):
             hint = f"nothing was left to do; evaluate it: gdseg eval {shlex.quote(str(self.run))}"
         return InterruptedRun(f"{name} after step {steps_done}; the run is saved", self.run, hint)
+
+    def _stopped_at_once(self) -> BaseException:
+        if not self.saved:
+            return KeyboardInterrupt("nothing of the run had been saved")
+        return InterruptedRun(
+            f"at once; the run is saved as after step {self.saved}", self.run, self._way_on()
+        )
 
     def _way_on(self) -> str:
         if self.again:

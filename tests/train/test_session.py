@@ -255,6 +255,37 @@ def test_the_first_command_stays_and_later_ones_are_listed(tiny_recipe, tmp_path
     assert facts["resumed"].endswith(": gdseg pretrain --resume")
 
 
+def test_a_second_signal_says_which_step_is_saved(tiny_recipe, tmp_path, monkeypatch):
+    def twice(self, number, parts):
+        for _ in range(2 * (number == 3)):
+            signal.raise_signal(signal.SIGINT)
+        return step(self, number, parts)
+
+    recipe, run, step = tiny_recipe("maskdino", "train.save_every=2"), tmp_path / "run", Learner.step
+    monkeypatch.setattr(Learner, "step", twice)
+    with pytest.raises(InterruptedRun, match="at once; the run is saved as after step 2") as stopped:
+        pretrain(recipe, run, CPU, quiet=True)
+    assert stopped.value.hint == f"go on with: gdseg pretrain --resume --out {run}"
+    assert torch.load(run / "checkpoints/last.state.pt", weights_only=True)["step"] == 2
+
+
+def test_a_signal_in_the_step_that_diverges_ends_an_experiment_and_is_no_saved_run(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    def diverges(*_):
+        signal.raise_signal(signal.SIGINT)
+        raise DivergedError("NaN")
+
+    monkeypatch.setattr(Learner, "step", diverges)
+    with pytest.raises(DivergedError):  # not "interrupted", which means saved
+        pretrain(tiny_recipe(), tmp_path / "run", CPU, quiet=True)
+    plan = make_plan({"recipe": tiny_recipe()}, [0.5], [0], ["teacher", "labels"])
+    with pytest.raises(InterruptedRun, match="0 of 2 runs finished"):
+        run_plan(plan, tmp_path / "b", CPU, quiet=True)
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("b/runs/*/result.json")]
+    assert [result["diverged"] for result in results] == ["NaN"]  # which is kept
+
+
 def contents(run):
     return {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
@@ -278,7 +309,7 @@ def test_the_run_to_be_replaced_is_kept_until_the_new_one_has_saved(own_recipe, 
         fails(MachineError, "the run that was there is kept", "train.tensorboard=true")
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", lambda *_: [signal.raise_signal(signal.SIGINT) for _ in "12"])
-        fails(KeyboardInterrupt, "")  # the second one does not wait
+        fails(KeyboardInterrupt, "nothing of the run had been saved")  # the second one does not wait
     mend = spoiled(data, monkeypatch, 1)
     fails(DataError, "the run that was there is kept")
     mend()
