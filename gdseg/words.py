@@ -1,4 +1,17 @@
-"""How counts are written in what people read."""
+"""How counts are written in what people read, and how long its lines may be."""
+
+import os
+from typing import TextIO
+
+_UNFOLDED = 10_000  # columns
+
+
+def line_width(stream: TextIO) -> int | None:
+    """Columns after which lines to `stream` are folded; None: as the terminal, or COLUMNS, says.
+
+    What goes into a pipe or a file is folded nowhere: it is searched, and paths are copied from it.
+    """
+    return None if stream.isatty() or "COLUMNS" in os.environ else _UNFOLDED
 
 
 def counted(number: int, word: str) -> str:

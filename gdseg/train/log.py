@@ -7,6 +7,7 @@ evaluation and role. Called by `session.py`.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gdseg.errors import MachineError
 from gdseg.files import cannot_write, plain, write_atomic
+from gdseg.words import line_width
 
 _MAIN = {"mask_ap": "mask AP", "box_ap": "box AP", "pq": "PQ", "pq_things": "PQ things"}
 _MAIN |= {"pq_stuff": "PQ stuff", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
@@ -30,7 +32,7 @@ class RunLog:
         self.run = run
         self.total_steps = total_steps
         self.quiet = quiet
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Console(stderr=True, quiet=quiet, width=line_width(sys.stderr))
         self._started, self._start_step = time.monotonic(), start_step
         self._images = 0
         self._bar: Progress | None = None
