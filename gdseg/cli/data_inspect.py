@@ -210,8 +210,10 @@ def _print_counts(report: Report) -> None:
     for name, title in (spans | {"area_shares": "area / image, %"}).items():
         scale = 100 if name == "area_shares" else 1
         rows.append([title, *(_span(getattr(part, name), scale) for part in parts.values())])
-    for area in ("small", "medium", "large"):
-        rows.append([f"{area} objects", *(str(part.areas[area]) for part in parts.values())])
+    first, second = report.area_limits
+    spans = {"small": f"below {first:.0f}", "medium": "between", "large": f"from {second:.0f}"}
+    for area, span in spans.items():
+        rows.append([f"{area} objects ({span})", *(str(part.areas[area]) for part in parts.values())])
     title = f"{report.root}, {report.task} labels (percentiles 0, 25, 50, 75, 100)"
     print_table(title, ["", *parts], rows)
 

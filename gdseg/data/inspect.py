@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from gdseg.data.areas import COCO_LIMITS, area_limits, declared_area
 from gdseg.data.dataset import Dataset
 from gdseg.data.label_maps import with_masks
 from gdseg.data.part import Fault
@@ -23,7 +24,7 @@ from gdseg.errors import DataError
 from gdseg.structures import Record
 
 PERCENTILES = (0, 25, 50, 75, 100)
-AREAS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # COCO's, pixels
+AREAS = ("small", "medium", "large")
 
 Tell = Callable[[int, int], None]  # (done, in all)
 
@@ -45,6 +46,7 @@ class ClassCount:
 class PartReport:
     """Counts of one part. Lists are percentiles 0, 25, 50, 75, 100, but for the histogram of areas.
 
+    areas: objects of each size, by the area that is declared or the mask's (limits: see Report).
     area_shares: of an object in its image; area_edges: pixels, each four times the one before, which is twice
     the side; area_counts[i]: objects from area_edges[i] on, below the next.
     """
@@ -66,11 +68,15 @@ class PartReport:
 
 @dataclass
 class Report:
-    """A data set's parts ("train", "val") and all its faults, harmless ones included."""
+    """A data set's parts ("train", "val") and all its faults, harmless ones included.
+
+    area_limits: pixels from which objects are medium, and large, as in `gdseg eval` of the last part.
+    """
 
     root: str
     task: str
     parts: dict[str, PartReport]
+    area_limits: tuple[float, float] = COCO_LIMITS
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -87,7 +93,8 @@ def inspect_labels(dataset: Dataset, tell: Tell = silent) -> Report:
     """Count what is there and list every fault of the labels of a data set opened with strict=False."""
     parts = {"train": dataset.train, "val": dataset.val}
     total = sum(len(records) for records in parts.values())
-    report, done = Report(str(dataset.root), dataset.task, {}, list(dataset.faults)), 0
+    report, done = Report(str(dataset.root), dataset.task, {}, faults=list(dataset.faults)), 0
+    found_in: dict[str, _Counts] = {}
     for part, records in parts.items():
         counts = _Counts(len(dataset.classes))
         for record in records:
@@ -96,7 +103,11 @@ def inspect_labels(dataset: Dataset, tell: Tell = silent) -> Report:
             done += 1
             tell(done, total)
         if records:
-            report.parts[part] = counts.report(dataset.classes)
+            found_in[part] = counts
+    if found_in:
+        report.area_limits = area_limits(list(found_in.values())[-1].sizes)
+    for part, counts in found_in.items():
+        report.parts[part] = counts.report(dataset.classes, report.area_limits)
     return report
 
 
@@ -131,7 +142,7 @@ class _Counts:
         self.classes = [ClassCount() for _ in range(num_classes)]
         self.crowds = self.empty_images = 0
         self.objects, self.heights, self.widths = array("l"), array("l"), array("l")  # an image
-        self.areas, self.shares = array("d"), array("d")  # an object
+        self.areas, self.shares, self.sizes = array("d"), array("d"), array("d")  # an object
 
     def add(self, record: Record, part: str) -> list[Fault]:
         """Count one image whose masks are its annotations'. Returns the objects that are there twice."""
@@ -151,6 +162,7 @@ class _Counts:
                 labels[annotation["label"]] += 1
                 self.classes[annotation["label"]].pixels += area
                 self.areas.append(area)
+                self.sizes.append(declared_area(annotation) or area)
                 self.shares.append(area / max(height * width, 1))
         for label, count in labels.items():
             self.classes[label].objects += count
@@ -162,10 +174,11 @@ class _Counts:
         self.widths.append(width)
         return faults
 
-    def report(self, classes: Sequence[str]) -> PartReport:
-        """The sums."""
+    def report(self, classes: Sequence[str], limits: tuple[float, float]) -> PartReport:
+        """The sums; limits: areas from which objects are medium, and large."""
         used = [c.objects for c in self.classes if c.objects]
         areas = np.array(self.areas)
+        sizes = np.searchsorted(limits, np.array(self.sizes), side="right")
         edges = [4**power for power in range(len(_histogram(areas)))]
         return PartReport(
             images=len(self.objects),
@@ -177,7 +190,7 @@ class _Counts:
             objects_an_image=_percentiles(self.objects),
             heights=_percentiles(self.heights),
             widths=_percentiles(self.widths),
-            areas={name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in AREAS.items()},
+            areas=dict(zip(AREAS, np.bincount(sizes, minlength=3).tolist(), strict=True)),
             area_shares=_percentiles(self.shares),
             area_edges=edges,
             area_counts=_histogram(areas),

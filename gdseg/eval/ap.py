@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AREAS = ("all", "small", "medium", "large")
-COCO_LIMITS = (32.0**2, 96.0**2)  # pixels: where medium and large begin
 _LARGEST = 1e5**2
-_FEW = 0.01  # of the objects: a range of areas that holds fewer says nothing
 _KINDS = {"mask": "segm", "box": "bbox", "boundary": "boundary"}
 
 
@@ -50,27 +48,6 @@ def mean(table: NDArray[np.float64]) -> float:
     """The mean of what is there (not -1), or NaN."""
     there = table[table > -1]
     return float(there.mean()) if there.size else float("nan")
-
-
-def area_limits(areas: Sequence[float]) -> tuple[float, float]:
-    """Where medium and large objects begin, in pixels: at COCO's 32² and 96², or at the objects' own thirds.
-
-    The thirds serve where COCO's limits leave a range (nearly) empty, as with cells, which are all small.
-    """
-    if not len(areas):
-        return COCO_LIMITS
-    counts = np.bincount(np.searchsorted(COCO_LIMITS, areas, side="right"), minlength=3)
-    if counts.min() >= _FEW * len(areas):
-        return COCO_LIMITS
-    return thirds(areas)
-
-
-def thirds(areas: Sequence[float]) -> tuple[float, float]:
-    """The areas below which a third and two thirds of the objects lie; COCO's limits without objects."""
-    if not len(areas):
-        return COCO_LIMITS
-    first, second = np.quantile(np.asarray(areas), (1 / 3, 2 / 3))
-    return float(first), float(second)
 
 
 def accumulate(

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
-from gdseg.eval.ap import accumulate, area_limits, thirds
+from gdseg.data.areas import area_limits, declared_area, thirds
+from gdseg.eval.ap import accumulate
 from gdseg.eval.lvis import GROUPS, MAX_DETECTIONS, federated_found, federated_truth
 from gdseg.eval.scores import Scores
 from gdseg.structures import Record
@@ -38,7 +38,7 @@ def score(
     pixels}, made by `Predictions.to_coco` or passed through `check_results`, which must come first
     for anything read from a file. A missing bbox is that of the mask. Without any "segmentation"
     only boxes are scored. No results at all score 0. boundary: Boundary AP too. areas: where medium and large
-    objects begin, in pixels, or "auto" or "thirds" (see `ap.area_limits`). frequencies: of each label (LVIS).
+    objects begin, in pixels, or "auto" or "thirds" (see data/areas.py). frequencies: of each label (LVIS).
     """
     truth, federated = _truth(records, category_ids), any(record.federated for record in records)
     real = [entry for entry in truth if not entry["iscrowd"]]
@@ -101,19 +101,11 @@ def _truth(records: Sequence[Record], category_ids: Sequence[int]) -> list[dict[
                     "iscrowd": int(annotation.get("iscrowd", 0)),
                     "ignore": int(bool(annotation.get("ignore", 0))),
                     "segmentation": rle,
-                    "area": _area(annotation, rle),
+                    "area": declared_area(annotation) or float(coco_mask.area(rle)),
                     "bbox": annotation.get("bbox") or coco_mask.toBbox(rle).tolist(),
                 }
             )
     return truth
-
-
-def _area(annotation: Mapping[str, Any], rle: dict[str, Any]) -> float:
-    """The declared area, which COCO sorts objects into sizes by, or that of the mask."""
-    area = annotation.get("area")
-    if isinstance(area, int | float) and 0 < area < np.inf:
-        return float(area)
-    return float(coco_mask.area(rle))
 
 
 def as_rle(segmentation: Any, record: Record) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gdseg.data.inspect_files import inspect_files
 from gdseg.data.part import Fault
 from gdseg.data.scenes import make_scenes
 from gdseg.data.shapes import ShapesOptions
+from gdseg.eval.coco import score
 from gdseg.recipe import Data
 
 Content = dict[str, Any]
@@ -48,11 +50,26 @@ def test_counts_by_hand(make_coco: Any, content: Content) -> None:
         name: {"objects": 1, "images": 1, "pixels": 192} for name in ("cat", "dog")
     }
     assert train.objects_an_image == [0, 0.5, 1, 1.5, 2]
-    assert train.areas == {"small": 2, "medium": 0, "large": 0}
+    assert train.areas == {"small": 0, "medium": 0, "large": 2}  # thirds of equal ones begin at them
     assert (train.area_edges, train.area_counts) == ([1, 4, 16, 64], [0, 0, 0, 2])
     assert train.area_shares == [192 / (32 * 48)] * 5
     assert facts(report.faults) == {("crowd as polygon", part, 7, 2, True) for part in ("train", "val")}
     json.dumps(report.to_dict(), default=str)
+
+
+@pytest.mark.parametrize("sides", [(3, 5, 8, 9, 12, 20), (10, 40, 100, 110, 120, 130)])
+def test_sizes_are_those_of_the_evaluation(make_coco: Any, content: Content, sides: tuple[int, ...]) -> None:
+    """Declared areas, that are not those of the masks; thirds of the first, COCO's limits of the second."""
+    good = content["annotations"][0]
+    content["annotations"] = [{**good, "id": i + 1, "area": side**2} for i, side in enumerate(sides)]
+    dataset = opened(make_coco(content))
+    report = inspect_labels(dataset)
+    assert report.area_limits == score(dataset.val, dataset.classes, dataset.category_ids, []).areas
+    first, second = report.area_limits
+    assert (report.area_limits == (1024, 9216)) == (max(sides) > 100)
+    count = [sum(low <= side**2 < high for side in sides) for low, high in pairwise([0, first, second, 1e9])]
+    assert list(report.parts["train"].areas.values()) == count
+    assert min(count) > 0
 
 
 def test_every_fault_of_annotations_has_its_ids(make_coco: Any, content: Content) -> None:

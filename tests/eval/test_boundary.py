@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
+from gdseg.data.areas import COCO_LIMITS
 from gdseg.data.rle import to_rle
-from gdseg.eval.ap import COCO_LIMITS
 from gdseg.eval.boundary import BoundaryIou, boundary
 from gdseg.eval.coco import score
 from gdseg.eval.panoptic import PanopticQuality, Truth

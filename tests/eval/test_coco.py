@@ -15,9 +15,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from gdseg.data.areas import COCO_LIMITS, area_limits, thirds
 from gdseg.data.coco import read_coco
 from gdseg.data.rle import to_rle
-from gdseg.eval.ap import COCO_LIMITS, area_limits, thirds
 from gdseg.eval.coco import score
 from gdseg.structures import Record
 

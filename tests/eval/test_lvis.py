@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from official_cases import FILE, SEEDS, lvis_case
 
+from gdseg.data.areas import COCO_LIMITS
 from gdseg.data.rle import to_rle
-from gdseg.eval.ap import COCO_LIMITS
 from gdseg.eval.coco import score
 from gdseg.eval.scores import Scores
 from gdseg.structures import Federated, Record
