@@ -110,25 +110,26 @@ def _thresholds(run: Run, name: str, predictor: Predictor) -> Tensor | None:
 def _blocks(run: Run, reviewers: dict[str, Reviewer], cards: list[Card], images: int) -> list[Block]:
     assert run.recipe is not None
     last = list(reviewers)[-1]
-    judged = reviewers[last].by_rule.judged
-    about = (
-        f"{_rule(run)}{_moved(reviewers)} Looked at: {images} images outside the split, at test-time size,"
-    )
-    about += " without augmentation"
+    judged, inference = reviewers[last].by_rule.judged, reviewers[last].predictor.network.recipe.inference
+    tiled = reviewers[last].tiled
+    about = f"{_rule(run)}{_moved(reviewers)} Looked at: {images} images outside the split, "
+    about += f"in tiles of {inference.tile} pixels" if tiled else "at test-time size"
+    about += ", without augmentation"
     about += f"; the truth of {judged} of them is known." if judged else "; their truth is not known."
     blocks: list[Block] = [Text(about)]
-    if keys := not_applied(
-        run.recipe.distill, reviewers[last].predictor.network.recipe.inference, reviewers[last].thresholds
-    ):
+    if keys := not_applied(run.recipe.distill, inference, reviewers[last].thresholds, tiled=tiled):
         what = "Not applied here, so that training's own pseudo-labels may differ"
         blocks.append(Text(f"{what}: {', '.join(keys)}.", "note"))
     if judged:
         blocks.append(_judged_table(run, reviewers))
-    blocks.append(Figures(list(_figures(run, reviewers))))
+    swept = {name: each for name, each in reviewers.items() if each.sweep.images}
+    if swept:
+        blocks.append(Figures(list(_figures(run, swept))))
     blocks.append(_class_table(run, reviewers[last], last))
     legend = list(zip(reviewers[last].predictor.classes[:40], range(40), strict=False))
     title = f"{'Truth, and pseudo-labels' if judged else 'Pseudo-labels'} by the {last}"
     title += ": kept filled, ignored dashed, dropped dotted; numbers are class scores"
+    title += " times mean mask probabilities" if tiled else ""
     return [*blocks, Gallery(title, cards, legend)]
 
 

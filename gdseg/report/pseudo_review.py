@@ -2,8 +2,9 @@
 
 The rule is training's own (`pseudo.choose`, `pseudo_maps`), with the thresholds that training moved, at the
 image's test-time size (`label_images.not_applied` says what is left out); one threshold for all classes is
-also swept. Candidates carry the class score. Letters: D candidates, h w the network's grid at stride 4 inside
-the image, H W the image on disk. Called by gdseg/report/.
+also swept. Candidates carry the class score. Where the recipe looks for objects in tiles, they are those of
+`gdseg pseudo-label`, and nothing is swept: each threshold would join the tiles anew. Letters: D candidates,
+h w the network's grid at stride 4 inside the image, H W the image on disk. Called by gdseg/report/.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Recipe
 from gdseg.structures import Outputs, Predictions, Record, Targets
-from gdseg.train.label_images import full_size_rles
+from gdseg.train.label_images import full_size_rles, label_image
 from gdseg.train.pseudo import choose, class_scores
 from gdseg.train.pseudo_maps import pseudo_maps
 
@@ -71,20 +72,40 @@ class Reviewer:
         self.by_rule = Sweep([getattr(rule, self.swept[0])], classes)
         self.sweep = Sweep(THRESHOLDS, classes)
 
+    @property
+    def tiled(self) -> bool:
+        """Whether objects are looked for in tiles."""
+        return self.recipe.task == "instance" and self.predictor.network.recipe.inference.tile > 0
+
     def add(self, image: Tensor, record: Record, truth: Record | None) -> Fate:
         """Review an image [C, H, W]; truth: the record with its labels, if they are known.
 
         Raises DataError for a label map that cannot be read.
         """
+        for sweep in (self.by_rule,) if self.tiled else (self.by_rule, self.sweep):
+            sweep.images += 1
+            sweep.judged += truth is not None
+        if self.tiled:
+            return self._joined(image, truth)
         batch, outputs = self.predictor.outputs(image)
         padded = (batch.images.shape[-2], batch.images.shape[-1])
         canvas = Canvas(padded, batch.sizes[0], batch.original_sizes[0])
-        for sweep in (self.by_rule, self.sweep):
-            sweep.images += 1
-            sweep.judged += truth is not None
         if self.recipe.task == "instance":
             return self._objects(outputs, canvas, truth)
         return self._maps(outputs, canvas, truth)
+
+    def _joined(self, image: Tensor, truth: Record | None) -> Fate:
+        """What `gdseg pseudo-label` would write of the image, by the recipe's own rule."""
+        rule = self.recipe.distill
+        kept, below, _ = label_image(self.predictor, image, rule, self.thresholds)
+        self.by_rule.count(0, kept.labels.numpy())
+        matched = np.full(len(kept), SPARED)
+        if truth is not None:
+            judged, every = overlaps(kept, with_masks(truth, "instance")), np.ones(len(kept), dtype=bool)
+            matched = self.by_rule.add_objects(0, judged, kept.scores.numpy(), every)
+        right = [None if each == SPARED else bool(each != NONE) for each in matched]
+        none = below.select(torch.zeros(len(below), dtype=torch.bool))
+        return Fate(kept, below, none, right) if rule.ignore_threshold else Fate(kept, none, below, right)
 
     def _rules(self) -> Iterator[tuple[Sweep, int, Recipe, Tensor | None]]:
         """The recipe's own rule with its thresholds, then each of the swept ones."""

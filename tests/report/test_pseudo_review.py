@@ -81,6 +81,28 @@ def test_fates_are_those_of_training(objects: tuple[Predictor, Recipe, Record]) 
     assert reviewer.by_rule.found.sum() == 3
 
 
+@pytest.mark.parametrize("ignore", [0.0, 0.3])
+def test_objects_in_tiles_are_those_that_pseudo_label_writes(
+    objects: tuple[Predictor, Recipe, Record], monkeypatch: pytest.MonkeyPatch, ignore: float
+) -> None:
+    """Four tiles of 64 pixels a side, each with the same squares: three kept and two below in each."""
+    predictor, recipe, record = objects
+    looks = replace(predictor.network.recipe.inference, tile=64, overlap=0)
+    network = replace(predictor.network, recipe=replace(predictor.network.recipe, inference=looks))
+    monkeypatch.setattr(predictor, "network", network)
+    image, recipe = torch.zeros(3, 128, 128), with_rule(recipe, ignore_threshold=ignore)
+    kept, below, _ = label_image(predictor, image, recipe.distill)
+    reviewer = Reviewer(predictor, recipe, [True] * len(predictor.classes))
+    fate = reviewer.add(image, record, truth_of(kept, record, kept.labels.tolist()))
+    assert masks(fate.kept) == masks(kept)
+    assert masks(fate.ignored if ignore else fate.dropped) == masks(below)
+    assert len(fate.dropped if ignore else fate.ignored) == 0
+    assert len(kept) == 4 * 3 == sum(fate.right)
+    assert (reviewer.by_rule.found.sum(), reviewer.by_rule.judged) == (12, 1)
+    assert (reviewer.by_rule.tallies[0].precision(), reviewer.by_rule.tallies[0].recall()) == (1, 1)
+    assert reviewer.sweep.images == 0  # no threshold but the recipe's
+
+
 def test_right_wrong_and_missed_objects(objects: tuple[Predictor, Recipe, Record]) -> None:
     predictor, recipe, record = objects
     _, fate = reviewed(predictor, recipe, record, None)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typer.testing import CliRunner, Result
 from gdseg.cli.app import app
 from gdseg.data.shapes import ShapesOptions, make_shapes
 from gdseg.errors import CheckpointError, DataError, UsageError
+from gdseg.models.checkpoint import load_network, save_network
 from gdseg.recipe_yaml import apply_overrides, dump_recipe, load_recipe
 from gdseg.report.compare import budget_lines
 from gdseg.report.run import open_run
-from gdseg.runs import find_checkpoint
+from gdseg.runs import find_checkpoint, read_run
 from gdseg.train.distill import distill
 from gdseg.train.pretrain import pretrain
 
@@ -180,6 +182,22 @@ def test_what_of_the_rule_is_not_applied_is_said(page: Path, runs_of: Runs, tmp_
     said = parsed(tmp_path / "r.html").text
     assert "Not applied here" not in said
     assert re.search(r"a threshold of its own: .*0\.31 to 0\.40 for the EMA teacher", said)
+
+
+def test_a_run_that_looks_in_tiles_is_reported_in_tiles(runs_of: Runs, tmp_path: Path) -> None:
+    run = copied(runs_of("instance")[1], tmp_path / "run")
+    for file in (run / "checkpoints").glob("*.safetensors"):
+        network = load_network(file)
+        recipe = apply_overrides(network.recipe, ["inference.tile=32", "inference.overlap=16"])
+        save_network(replace(network, recipe=recipe), file)
+    (run / "run.json").write_text(json.dumps({**read_run(run), "teacher": None}))  # it has its own recipe
+    result = report(run, "-o", tmp_path / "r.html", "--images", 1, "-q")
+    assert result.exit_code == 0, result.exception
+    said = parsed(tmp_path / "r.html").text
+    assert "in tiles of 32 pixels, without augmentation" in said
+    assert "class scores times mean mask probabilities" in said
+    assert "inference.tile=" not in said  # among what is not applied
+    assert "Pseudo-labels an image, by threshold" not in said
 
 
 def test_why_a_sure_object_is_dropped_is_said(runs_of: Runs, tmp_path: Path) -> None:
