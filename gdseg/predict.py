@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from gdseg.data.images import fit_channels, list_images, read_image
+from gdseg.data.images import fit_channels, list_images, read_image, warn_of_units
 from gdseg.data.rle import boxes_of, to_rle
 from gdseg.device import resolve_device
 from gdseg.errors import DataError
@@ -77,6 +77,7 @@ class Predictor:
         """As `predict`, for a tensor [C, H, W] that has the network's channels."""
         network = self.network
         recipe, classes, lowest = network.recipe, len(network.classes), self.lowest_score(conf)
+        warn_of_units(image, recipe.backbone.mean)
         if recipe.task == "panoptic":  # segments compete for pixels: the unsure ones must not take part
             recipe = replace(recipe, postprocess=replace(recipe.postprocess, object_threshold=lowest))
         found = infer_image(network.model, image, recipe, classes, self.device, network.things)
@@ -99,6 +100,7 @@ class Predictor:
         One look: tiles, scales and flip of the recipe's `inference` do not apply. side: that of the tiles of
         which the tensor is one.
         """
+        warn_of_units(image, self.network.recipe.backbone.mean)
         batch = view_of(image, self.network.recipe.augment, side=side).to(self.device)
         return batch, forward(self.network.model, batch, self.network.recipe)
 

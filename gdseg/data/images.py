@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from gdseg.data.tiff import is_beyond_pillow, read_tiff, tiff_size
 from gdseg.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy"})
+_MOST_8_BIT = 255
 _ORIENTATION = 0x0112  # EXIF tag; the values 2..8 say how to turn the image upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,6 +92,22 @@ def read_image(path: Path, in_channels: int | None = 3) -> Tensor:
         raise _unreadable(path, error) from error
     array = fit_channels(array, in_channels, path) if in_channels else array
     return torch.from_numpy(np.require(array.transpose(2, 0, 1), requirements=["C", "W"]))
+
+
+def warn_of_units(images: Tensor, mean: Sequence[float]) -> None:
+    """Warn, once in a process, of values beyond 8 bits where the network's `backbone.mean` is of 8 bits."""
+    if images.is_floating_point() and max(mean) <= _MOST_8_BIT and bool((images > _MOST_8_BIT).any()):
+        _warn_of_deep_images()
+
+
+@cache
+def _warn_of_deep_images() -> None:  # Python's own "once" begins anew after each catch_warnings
+    what = "images hold values above 255 (16 bits?), where backbone.mean and backbone.std are those of 8-bit"
+    what += (
+        " images: the values were neither scaled nor cut, and look nearly white to the network. Convert the"
+    )
+    what += " images to 8 bits, or train with backbone.mean and backbone.std of their own"
+    warnings.warn(what, stacklevel=3)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

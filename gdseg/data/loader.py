@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gdseg.data.augment import eval_sample, train_sample
+from gdseg.data.images import warn_of_units
 from gdseg.data.order import positions, repeat_factors, rng_for
 from gdseg.errors import DataError, GdsegError
 from gdseg.recipe import Recipe
@@ -123,6 +124,7 @@ def _load(batches: _Batches, keys: Iterable[list[Key]], workers: int) -> Iterato
         for batch in iterator:
             if isinstance(batch, GdsegError):
                 raise batch
+            warn_of_units(batch.images, batches.recipe.backbone.mean)
             yield batch
 
 

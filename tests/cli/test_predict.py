@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import Result
 
 from gdseg.cli.predict import split_checkpoint
+from gdseg.data.images import _warn_of_deep_images
 from gdseg.errors import CheckpointError, DataError, UsageError
 
 Gdseg = Callable[..., Result]
@@ -162,9 +163,13 @@ def test_the_file_says_from_which_score_on_it_was_written(
 
 
 def test_grey_and_deep_images(gdseg: Gdseg, small_run: Path, tmp_path: Path) -> None:
-    Image.fromarray(np.full((40, 50), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    for name in ("deep", "other"):
+        Image.fromarray(np.full((40, 50), 40_000, np.uint16)).save(tmp_path / f"{name}.png")
     Image.new("L", (50, 40)).save(tmp_path / "grey.jpg")
-    assert gdseg("predict", "deep.png", "grey.jpg", "--conf", 0).exit_code == 0
+    _warn_of_deep_images.cache_clear()
+    with pytest.warns(UserWarning, match="above 255.*neither scaled nor cut") as said:
+        assert gdseg("predict", "grey.jpg", "deep.png", "other.png", "--conf", 0).exit_code == 0
+    assert sum("above 255" in str(warning.message) for warning in said) == 1
 
 
 def test_tiles_and_views_reach_the_network(gdseg: Gdseg, tiny_checkpoint: Path, small_data: Path) -> None:

@@ -12,8 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gdseg.data.images import image_size, list_images, read_image
+from gdseg.data.images import _warn_of_deep_images, image_size, list_images, read_image
+from gdseg.data.loader import eval_batches, train_batches
 from gdseg.errors import DataError
+from gdseg.recipe import Recipe
+from gdseg.recipe_yaml import apply_overrides, load_recipe
+from gdseg.structures import Record
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -346,3 +350,28 @@ def test_list_images_is_recursive_and_sorted(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="no such folder"):
         list_images(tmp_path / "none")
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_deep_images_for_a_network_of_8_bits_are_told_of_once(tmp_path: Path, train: bool) -> None:
+    settings = ["data.workers=0", "augment.canvas=[32, 32]", "augment.test_shortest=32"]
+    recipe = load_recipe("shapes_maskdino", [*settings, "augment.test_longest=32"])
+    own = apply_overrides(recipe, ["backbone.mean=[30000, 30000, 30000]", "backbone.std=[9000, 9000, 9000]"])
+
+    def values(used: Recipe, image: np.ndarray) -> float:
+        """The largest value that reaches the network."""
+        Image.fromarray(image).save(tmp_path / "a.png")
+        records = [Record(n, tmp_path / "a.png", 32, 32, ()) for n in range(4)]
+        options: dict[str, Any] = {"seed": 0, "start_step": 0, "steps": 3, "strong": False, "num_classes": 1}
+        made = (
+            train_batches(records, used, batch_size=2, **options) if train else eval_batches(records, used, 2)
+        )
+        return max(float(batch.images.max()) for batch in made)
+
+    bright, deep = np.full((32, 32, 3), 255, np.uint8), np.full((32, 32), 60_000, np.uint16)
+    assert (values(recipe, bright), values(own, deep)) == (255, 60_000)  # a warning would be an error
+    _warn_of_deep_images.cache_clear()
+    with pytest.warns(UserWarning, match="above 255") as said:
+        reached = [values(recipe, deep) for _ in range(2)]
+    assert reached == [60_000, 60_000]  # as it says: not scaled
+    assert len(said) == 1
