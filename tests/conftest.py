@@ -55,6 +55,7 @@ TINY = [
     "decoder.channels=32", "decoder.layers=2", "decoder.ffn=32", "decoder.queries=10", "decoder.denoising_queries=10",
     "loss.points=64", "train.batch_size=2", "train.steps=4", "train.log_every=1", "train.save_every=0", "train.eval_every=0",
     "distill.unlabelled_batch_size=2", "distill.steps=6", "distill.burn_in_steps=2", "distill.class_threshold=0.05", "distill.ignore_threshold=0",
+    "distill.teacher_flip=false",
 ]  # fmt: skip
 
 

@@ -26,8 +26,8 @@ from gdseg.eval.pseudo_quality import Sweep
 from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Recipe
-from gdseg.structures import Outputs, Predictions, Record, Targets
-from gdseg.train.label_images import full_size_rles, label_image
+from gdseg.structures import LayerOutput, Predictions, Record, Targets
+from gdseg.train.label_images import full_size_rles, label_image, looked
 from gdseg.train.pseudo import choose, class_scores
 from gdseg.train.pseudo_maps import pseudo_maps
 
@@ -87,12 +87,12 @@ class Reviewer:
             sweep.judged += truth is not None
         if self.tiled:
             return self._joined(image, truth)
-        batch, outputs = self.predictor.outputs(image)
+        batch, final = looked(self.predictor, image, self.recipe.distill)
         padded = (batch.images.shape[-2], batch.images.shape[-1])
         canvas = Canvas(padded, batch.sizes[0], batch.original_sizes[0])
         if self.recipe.task == "instance":
-            return self._objects(outputs, canvas, truth)
-        return self._maps(outputs, canvas, truth)
+            return self._objects(final, canvas, truth)
+        return self._maps(final, canvas, truth)
 
     def _joined(self, image: Tensor, truth: Record | None) -> Fate:
         """What `gdseg pseudo-label` would write of the image, by the recipe's own rule."""
@@ -118,8 +118,8 @@ class Reviewer:
                 setattr(rule, name, threshold)
             yield self.sweep, number, replace(self.recipe, distill=rule), None
 
-    def _objects(self, outputs: Outputs, canvas: Canvas, truth: Record | None) -> Fate:
-        logits, masks = outputs.final.logits[0], outputs.final.masks
+    def _objects(self, final: LayerOutput, canvas: Canvas, truth: Record | None) -> Fate:
+        logits, masks = final.logits[0], final.masks
         assert masks is not None
         rule = self.recipe.distill
         scores, labels = class_scores(logits, self.softmax)
@@ -146,11 +146,11 @@ class Reviewer:
         shown = [found.select(torch.from_numpy(part)) for part in (own, ignored, ~own & ~ignored)]
         return Fate(shown[0], shown[1], shown[2], right)
 
-    def _maps(self, outputs: Outputs, canvas: Canvas, truth: Record | None) -> Fate:
+    def _maps(self, final: LayerOutput, canvas: Canvas, truth: Record | None) -> Fate:
         regions = None if truth is None else read_regions(truth, self.recipe.task)
         fate: Fate | None = None
         for sweep, number, recipe, own_C in self._rules():
-            targets = pseudo_maps(outputs.final, recipe, self.things, self.softmax, own_C)[0].to("cpu")
+            targets = pseudo_maps(final, recipe, self.things, self.softmax, own_C)[0].to("cpu")
             place_hw, labels = _grid(targets, canvas), targets.labels.numpy()
             sweep.count(number, labels)
             if sweep is self.by_rule:

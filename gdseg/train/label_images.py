@@ -22,8 +22,9 @@ from gdseg.infer.image import in_tiles, tiles_of
 from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill, Inference
-from gdseg.structures import Predictions
+from gdseg.structures import Batch, LayerOutput, Predictions
 from gdseg.train.pseudo import choose, class_scores
+from gdseg.train.two_views import second_look
 from gdseg.view.plots import is_number, read_lines
 
 
@@ -52,11 +53,10 @@ def not_applied(
 ) -> list[str]:
     """The keys, with their values, that are set and that labels of single images do not follow.
 
-    A second look of the teacher is not repeated here, nor are the views of `inference`, that of the network
-    that labels, nor its tiles unless `tiled`; what moves thresholds is not, unless they are known.
+    The views of `inference`, that of the network that labels, are not repeated here, nor its tiles unless
+    `tiled`; what moves thresholds is not, unless they are known.
     """
     names = ["thresholds"] * (rule.thresholds != "fixed" and thresholds is None)
-    names += ["teacher_flip"] * rule.teacher_flip
     names += ["fallback"] * (rule.fallback == "raise" and thresholds is None)
     keys = [f"distill.{name}={_text(getattr(rule, name))}" for name in names]
     if inference is not None:
@@ -68,6 +68,16 @@ def not_applied(
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def looked(predictor: Predictor, image: Tensor, rule: Distill, side: int = 0) -> tuple[Batch, LayerOutput]:
+    """What the teacher sees in an image [C, H, W], or a tile of `side`: the batch of one, the final layer."""
+    batch, outputs = predictor.outputs(image, side)
+    if not rule.teacher_flip:
+        return batch, outputs.final
+    network = predictor.network
+    softmax = network.recipe.softmax_classes
+    return batch, second_look(outputs.final, network.model, batch, network.recipe, softmax=softmax)
 
 
 def label_image(
@@ -94,10 +104,10 @@ def label_image(
 def _label_tile(
     predictor: Predictor, image: Tensor, side: int, rule: Distill, thresholds: Tensor | None
 ) -> tuple[Predictions, Predictions, float]:
-    batch, outputs = predictor.outputs(image, side)
+    batch, final = looked(predictor, image, rule, side)
     canvas = Canvas.of(batch)
     lower = replace(rule, ignore_threshold=rule.ignore_threshold or rule.class_threshold / 2)
-    logits, masks = outputs.final.logits[0], outputs.final.masks
+    logits, masks = final.logits[0], final.masks
     assert masks is not None
     own = None if thresholds is None else thresholds.to(logits.device)
     softmax = predictor.network.recipe.softmax_classes

@@ -22,7 +22,7 @@ from gdseg.train.ema import update_ema
 from gdseg.train.pseudo import class_scores, pseudo_targets
 from gdseg.train.pseudo_maps import pseudo_maps
 from gdseg.train.thresholds import ClassThresholds
-from gdseg.train.two_views import agreed, mirrored
+from gdseg.train.two_views import second_look
 from gdseg.train.watch import agreement
 from gdseg.words import counted
 
@@ -82,7 +82,7 @@ class Teacher:
         """What the rule makes of a network's answer; hear: the thresholds take note of it."""
         found = forward(model, batch, self.recipe).final
         if self.recipe.distill.teacher_flip:
-            found = agreed(found, forward(model, mirrored(batch), self.recipe).final, batch, softmax)
+            found = second_look(found, model, batch, self.recipe, softmax=softmax)
         if hear:
             self.thresholds.hear(*class_scores(found.logits, softmax))
         values = self.thresholds.values

@@ -3,7 +3,8 @@
 Queries of two passes have no common order, so each query of the first is paired with the one of the second
 whose mask is most alike. What both say is averaged; what only the first says scores half, which makes the
 score a measure of agreement (Data Distillation, arXiv 1712.04440 §4 ensembles so; pairing by masks and the
-half are ours). Called by teacher.py. Letters: B batch, Q queries, K class logits, h w mask at stride 4.
+half are ours). Called by teacher.py and label_images.py. Letters: B batch, Q queries, K class logits, h w
+mask at stride 4.
 """
 
 from __future__ import annotations
@@ -13,10 +14,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gdseg.infer.run import forward
 from gdseg.models.mask_iou import mask_iou
+from gdseg.models.model import SegmentationModel
+from gdseg.recipe import Recipe
 from gdseg.structures import Batch, LayerOutput
 
 _ALIKE = 0.5  # least mask IoU of a pair
+
+
+def second_look(
+    found: LayerOutput, model: SegmentationModel, batch: Batch, recipe: Recipe, *, softmax: bool
+) -> LayerOutput:
+    """`found`, the final layer for a batch, averaged with what the network says of the mirrored images.
+
+    softmax: whether its class logits include no-object.
+    """
+    return agreed(found, forward(model, mirrored(batch), recipe).final, batch, softmax)
 
 
 def mirrored(batch: Batch) -> Batch:

@@ -22,6 +22,7 @@ from gdseg.recipe import Data, Distill, Inference
 from gdseg.structures import Predictions
 from gdseg.train.label_images import label_image, moved_thresholds, not_applied
 from gdseg.train.pseudo import pseudo_targets
+from gdseg.train.two_views import agreed
 from gdseg.view.draw import Pixels
 from gdseg.view.sheets import Sheet
 
@@ -105,6 +106,25 @@ def test_the_rule_is_that_of_training(tiny_checkpoint: Path, small_data: Path) -
     assert not set(kept.scores.tolist()) & set(below.scores.tolist())
     rule.class_threshold = 1.0
     assert len(label_image(predictor, image, rule)[0]) == 0
+
+
+def test_a_teacher_that_looks_twice_labels_so(tiny_checkpoint: Path, small_data: Path) -> None:
+    predictor = load_model(tiny_checkpoint, "cpu")
+    recipe = predictor.network.recipe
+    image = read_image(small_data / "train" / "1.png")[..., :96]  # 96 x 96: no padding to be mirrored
+    batch, first = predictor.outputs(image)
+    _, second = predictor.outputs(image.flip(-1))
+    both = agreed(first.final, second.final, batch, softmax=False)
+    scores = both.logits.sigmoid().amax(-1)[0].sort(descending=True).values
+    assert not torch.allclose(scores, first.final.logits.sigmoid().amax(-1)[0].sort(descending=True).values)
+    rule = replace(recipe.distill, min_area=0.0, class_threshold=float(scores[4]), teacher_flip=True)
+    [targets] = pseudo_targets(both, rule, softmax=False)
+    kept, _, best = label_image(predictor, image, rule)
+    assert best == pytest.approx(float(scores[0]))
+    assert targets.scores is not None
+    close = [min(abs(targets.scores - score)) for score in kept.scores.tolist()]
+    assert 0 < len(kept) <= len(targets) == 4
+    assert max(close) < 1e-5
 
 
 def test_full_size_masks_are_the_small_ones_enlarged(tiny_checkpoint: Path, small_data: Path) -> None:
@@ -195,11 +215,7 @@ def test_thresholds_of_a_run_are_those_of_the_step(tmp_path: Path) -> None:
 def test_tiles_views_and_what_training_moves_are_not_applied() -> None:
     assert not_applied(Distill(), Inference()) == []
     rule = Distill(thresholds="ema", teacher_flip=True, fallback="raise")
-    assert not_applied(rule) == [
-        "distill.thresholds=ema",
-        "distill.teacher_flip=true",
-        "distill.fallback=raise",
-    ]
+    assert not_applied(rule) == ["distill.thresholds=ema", "distill.fallback=raise"]
     views = Inference(tile=512, scales=[0.5, 1.0], flip=True)
     wanted = ["inference.tile=512", "inference.scales=[0.5, 1.0]", "inference.flip=true"]
     assert not_applied(Distill(fallback="freeze"), views) == wanted
