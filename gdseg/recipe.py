@@ -50,6 +50,7 @@ class Data:
     ignore_label: int = key(255, "semantic, voc: value of pixels that are of no class", low=0)
     unlabelled: list[str] = key([], "folders of unlabelled images, besides the training images outside the split")
     unlabelled_has_labelled: bool = key(True, "labelled images are also used as unlabelled ones, as in the paper")
+    label_weights: str = key("none", "instance: what an object counts in the loss: none (1, all alike), or what its annotation says, from 0 to 1, by weight or by score (as pseudo-labels have); 1 where it says nothing", choices=["none", "weight", "score"])
     ratio: float = key(1.0, "share of the training images whose labels are used", above=0.0, high=1.0)
     split: str | None = key(None, "file with the ids of the labelled images (split.json of a run, or one id a line)")
     repeat_threshold: float = key(0.0, "repeat-factor sampling: images of classes rarer than this share are repeated; 0: off", low=0.0)

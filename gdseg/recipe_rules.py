@@ -53,6 +53,8 @@ def _data_rules(recipe: Recipe) -> Iterator[str]:
         yield f"{factor} must lie within augment.scale ({low:g} to {high:g}), which training sees"
     if recipe.data.split and recipe.data.ratio != 1.0:
         yield "data.split and data.ratio exclude each other"
+    if recipe.data.label_weights != "none" and recipe.task != "instance":
+        yield "data.label_weights needs task: instance; maps of labels have no weights"
 
 
 def _inference_rules(recipe: Recipe) -> Iterator[str]:

@@ -22,6 +22,7 @@ from gdseg.data.geometry import (
 )
 from gdseg.data.images import read_image
 from gdseg.data.label_maps import BACKGROUND, VOID, Regions, read_regions
+from gdseg.data.label_weights import LOSS_WEIGHT
 from gdseg.errors import DataError
 from gdseg.losses.boxes import masks_to_boxes_cxcywh, xyxy_to_cxcywh
 from gdseg.recipe import Recipe
@@ -70,8 +71,8 @@ def build_targets(record: Record, geometry: Geometry, task: str = "instance") ->
     """The record's labels on the geometry's canvas; None if it is unlabelled.
 
     Objects without a pixel left are gone. Boxes are those of the polygons, or of the masks where there are
-    none. Crowds are no instances: their pixels are ignored, as are those
-    of a label map that are of no class (`read_regions` says what a task makes of a map).
+    none; weights are those that `data.label_weights` took. Crowds are no instances: their pixels are ignored,
+    as are those of a label map that are of no class (`read_regions` says what a task makes of a map).
     """
     if record.annotations is None:
         return None
@@ -81,6 +82,7 @@ def build_targets(record: Record, geometry: Geometry, task: str = "instance") ->
     crowds = [a for a in record.annotations if a["iscrowd"]]
     masks = warp_masks(things, geometry)
     labels = torch.tensor([a["label"] for a in things], dtype=torch.int64)
+    weights = torch.tensor([a.get(LOSS_WEIGHT, 1.0) for a in things], dtype=torch.float32)
     boxes = masks_to_boxes_cxcywh(masks)
     keep = boxes[:, 2] > 0
     for i, annotation in enumerate(things):
@@ -89,9 +91,9 @@ def build_targets(record: Record, geometry: Geometry, task: str = "instance") ->
             share = torch.from_numpy(corners / np.tile(geometry.canvas[::-1], 2)).float()
             boxes[i] = xyxy_to_cxcywh(share)
     if not keep.all():  # a thousand masks are not copied for nothing
-        masks, labels, boxes = masks[keep], labels[keep], boxes[keep]
+        masks, labels, boxes, weights = masks[keep], labels[keep], boxes[keep], weights[keep]
     ignore = warp_masks(crowds, geometry).any(0) if crowds else None
-    return Targets(labels, masks, boxes, torch.ones(len(labels)), ignore, known=_known(record))
+    return Targets(labels, masks, boxes, weights, ignore, known=_known(record))
 
 
 def _known(record: Record) -> Tensor | None:

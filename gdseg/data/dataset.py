@@ -26,6 +26,7 @@ from gdseg.data import (
     yolo,
 )
 from gdseg.data.images import SUFFIXES, image_size, list_images
+from gdseg.data.label_weights import with_label_weights
 from gdseg.data.map_folders import MAP_FOLDERS
 from gdseg.data.part import WORDS, Fault, Format, Part, Source
 from gdseg.data.scenes import builtin_scenes
@@ -110,6 +111,7 @@ def open_dataset(
                 raise
             missing = missing or error
             continue
+        content = with_label_weights(content, data.label_weights)
         found[part] = content.without_faults(root) if strict else content
     if not found:
         name, word = parts[-1], WORDS[parts[-1]][-1]

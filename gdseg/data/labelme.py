@@ -2,8 +2,8 @@
 
 Polygons, rectangles, circles and masks are areas; shapes of one label and group_id are parts of one object;
 a shape whose flags say "iscrowd" (as `gdseg data convert` writes it), or of the label __ignore__, is neither
-object nor background. Folders train/ and val/ are the parts; without them all files are for training.
-Called by dataset.py.
+object nor background; "weight" and "score" of a shape are the object's (data.label_weights). Folders train/
+and val/ are the parts; without them all files are for training. Called by dataset.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gdseg.data.images import SUFFIXES, find_file, image_size
+from gdseg.data.label_weights import SAID
 from gdseg.data.labelme_shapes import Shape, segmentation
 from gdseg.data.part import WORDS, Fault, Format, Part, Source
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, shorten
@@ -144,10 +145,11 @@ def _labelled(record: Record, shapes: list[Any], labels: Mapping[str, int], faul
             harmless = error.kind == "empty object"
             faults.append(Fault(error.kind, f"shape {number}: {error}", record.image_id, number, harmless))
             continue
+        sure = {key: parts[0][key] for key in SAID if parts[0].get(key) is not None}
         # what is to be ignored is so for each class
         for label in labels.values() if name == IGNORE else [labels[name]]:
             common = {"id": len(annotations) + 1, "label": label, "category_id": label}
-            annotations.append({**common, "iscrowd": int(crowd), "segmentation": found})
+            annotations.append({**common, **sure, "iscrowd": int(crowd), "segmentation": found})
     return replace(record, annotations=tuple(annotations))
 
 

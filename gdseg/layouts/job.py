@@ -5,6 +5,7 @@ Called by the writers of the layouts, made by convert.py.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gdseg.data.label_maps import Regions, read_regions, with_masks
+from gdseg.data.label_weights import LOSS_WEIGHT, SAID, said
 from gdseg.files import link
 from gdseg.structures import ClassInfo, Record
 from gdseg.writers import unique_name
@@ -71,8 +73,11 @@ class Job:
         return names
 
     def objects(self, record: Record) -> list[dict[str, Any]]:
-        """A record's annotations, counted; those of a label map as masks. Raises DataError for a bad map."""
-        found = list(with_masks(record, self.task).annotations or ())
+        """A record's annotations, counted; those of a label map as masks. Raises DataError for a bad map.
+
+        A weight that data.label_weights took is their "weight".
+        """
+        found = [_weighted(a) for a in with_masks(record, self.task).annotations or ()]
         for annotation in found:
             self.counts["crowds" if annotation["iscrowd"] else "objects"] += 1
         return found
@@ -83,6 +88,21 @@ class Job:
         for segment in found.segments:
             self.counts["crowds" if segment.is_crowd else "objects"] += 1
         return found
+
+
+def _weighted(annotation: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in annotation.items() if key != LOSS_WEIGHT}
+    return {**kept, "weight": annotation[LOSS_WEIGHT]} if LOSS_WEIGHT in annotation else kept
+
+
+def sureness(annotation: dict[str, Any]) -> dict[str, float]:
+    """The weight and the score of an annotation, as far as it has them and they are numbers."""
+    found = {key: said(annotation, key) for key in SAID}
+    return {
+        key: float(value)
+        for key, value in found.items()
+        if type(value) in (int, float) and math.isfinite(value)
+    }
 
 
 def size_of(record: Record) -> tuple[int, int]:

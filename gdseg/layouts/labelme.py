@@ -13,7 +13,7 @@ from PIL import Image
 from gdseg.data.rle import annotation_mask
 from gdseg.errors import DataError
 from gdseg.files import write_atomic, write_json
-from gdseg.layouts.job import Job, flat, size_of
+from gdseg.layouts.job import Job, flat, size_of, sureness
 from gdseg.polygons import mask_polygons
 from gdseg.writers import labelme_document, labelme_polygons
 
@@ -21,6 +21,7 @@ from gdseg.writers import labelme_document, labelme_polygons
 def write_labelme_folder(job: Job) -> None:
     """PART/ with a json beside each image, and labels.txt. Crowds are shapes whose flags say "iscrowd".
 
+    Weights and scores are keys of the shapes, which labelme leaves as they are.
     Polygons stay polygons, masks become polygons; an object with a hole, which no polygon of labelme has,
     becomes a shape of the type mask. Raises DataError for classes that names do not tell apart.
     """
@@ -32,8 +33,8 @@ def write_labelme_folder(job: Job) -> None:
         size = size_of(record)
         shapes: list[dict[str, Any]] = []
         for number, found in enumerate(job.objects(record), 1):
-            flags = {"flags": {"iscrowd": True}} if found["iscrowd"] else {}
-            shapes += _shapes(found, names[found["label"]], number, size, flags)
+            more: dict[str, Any] = {"flags": {"iscrowd": True}} if found["iscrowd"] else {}
+            shapes += _shapes(found, names[found["label"]], number, size, {**more, **sureness(found)})
         document = labelme_document(shapes, str(name), size)
         write_json(job.out / job.part / name.with_suffix(".json"), document)
     write_atomic(job.out / "labels.txt", "".join(f"{name}\n" for name in names))
