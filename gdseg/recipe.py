@@ -39,8 +39,8 @@ class Data:
     """Where images and labels are, and which share of the labels is used."""
 
     root: str = key("shapes", "folder of the data set; 'shapes' is the built-in one, made on first use")
-    format: str = key("auto", "auto (looked at), coco (instances), lvis, coco_panoptic, semantic (folders of label maps), ade20k, ade20k_full, cityscapes, mapillary, voc, yolo, labelme", choices=["auto", "coco", "lvis", "coco_panoptic", "semantic", "ade20k", "ade20k_full", "cityscapes", "mapillary", "voc", "yolo", "labelme"])
-    train: str | None = key(None, "labels of the training images, relative to root: COCO json (instances, panoptic), folder of label maps (yolo: texts, labelme: json files) or list of images (voc, yolo); null: looked for; none: there are none, which data inspect takes, not training")
+    format: str = key("auto", "auto (looked at), coco (instances), lvis, coco_panoptic, semantic (folders of label maps), ade20k, ade20k_full, cityscapes, mapillary, voc, yolo, labelme, cvat (for images 1.1)", choices=["auto", "coco", "lvis", "coco_panoptic", "semantic", "ade20k", "ade20k_full", "cityscapes", "mapillary", "voc", "yolo", "labelme", "cvat"])
+    train: str | None = key(None, "labels of the training images, relative to root: COCO json (instances, panoptic), folder of label maps (yolo: texts, labelme: json files), list of images (voc, yolo) or xml (cvat); null: looked for; none: there are none, which data inspect takes, not training")
     train_images: str | None = key(None, "folder of the training images; null: looked for")
     train_maps: str | None = key(None, "coco_panoptic: folder of the training PNGs; null: looked for")
     val: str | None = key(None, "labels of the validation images, as train; null: looked for; none: train without evaluating")

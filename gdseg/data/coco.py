@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from gdseg.data.cvat_coco import without_false_crowds
 from gdseg.data.images import find_file, image_size
 from gdseg.data.part import Fault, Part
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, check_polygons, check_rle, shorten
@@ -51,7 +52,8 @@ def read_content(content: dict[str, list[Any]], path: Path, images: Path) -> Par
             faults.append(Fault("size differs", text, image_id))
             records[image_id] = replace(wrong, height=height, width=width)
         searched = _federated(content["images"], records, labels, faults)
-        found = _annotations(content["annotations"], records, labels, faults)
+        items = without_false_crowds(content["annotations"], faults)
+        found = _annotations(items, records, labels, faults)
         complete = [
             replace(record, annotations=tuple(found.pop(i, ())), federated=searched.get(i))
             for i, record in records.items()

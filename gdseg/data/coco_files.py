@@ -23,7 +23,7 @@ _PATTERNS = (
     "{}*.json",
     "{}/*.json",
 )
-_OTHERS = (".txt", ".yaml", ".yml")  # what other formats' keys name
+_OTHERS = (".txt", ".yaml", ".yml", ".xml")  # what other formats' keys name
 
 
 def find(root: Path, part: str, data: Data, task: str) -> Source | None:

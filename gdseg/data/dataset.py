@@ -18,6 +18,7 @@ from gdseg.data import (
     cityscapes,
     coco_files,
     coco_panoptic,
+    cvat,
     labelme,
     lvis,
     mapillary,
@@ -38,6 +39,7 @@ from gdseg.structures import ClassInfo, Record
 
 FORMATS: tuple[Format, ...] = (  # in the order they are asked
     labelme.FORMAT,
+    cvat.FORMAT,
     coco_files.FORMAT,
     lvis.FORMAT,
     cityscapes.FORMAT,

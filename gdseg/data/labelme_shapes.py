@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gdseg.data.coco import TOLERANCE
-from gdseg.data.rle import SegmentationError, check_polygons, polygons_mask, shorten, to_rle
+from gdseg.data.rle import SegmentationError, shorten
+from gdseg.data.tool_shapes import Points, Window, box_ring, check_window, ellipse_ring, joined
 
 Shape = dict[str, Any]
-Points = NDArray[np.float64]  # [P, 2]: x, y in pixels
 _POLYGONS = ("polygon", "oriented_rectangle", None)  # None: of versions that knew nothing else
-_CORNERS = 64, 1024  # of a circle's polygon, at least and at most
 
 
 def segmentation(shapes: Sequence[Shape], height: int, width: int) -> dict[str, Any] | list[list[float]]:
@@ -31,19 +29,9 @@ def segmentation(shapes: Sequence[Shape], height: int, width: int) -> dict[str, 
 
     Raises SegmentationError.
     """
-    drawn = [_polygon(shape, height, width) for shape in shapes if shape.get("shape_type") != "mask"]
-    polygons = check_polygons([p.ravel().tolist() for p in drawn], height, width, TOLERANCE) if drawn else []
-    masks = [shape for shape in shapes if shape.get("shape_type") == "mask"]
-    if not masks:
-        return polygons
-    whole = np.zeros((height, width), dtype=bool)
-    for shape in masks:
-        _add_mask(shape, whole)
-    if polygons:
-        whole |= polygons_mask(polygons, height, width).astype(bool)
-    if not whole.any():
-        raise SegmentationError("empty object", "it has no pixels")
-    return to_rle(whole)
+    rings = [_polygon(shape, height, width) for shape in shapes if shape.get("shape_type") != "mask"]
+    windows = [_window(shape, height, width) for shape in shapes if shape.get("shape_type") == "mask"]
+    return joined(rings, windows, height, width)
 
 
 def _polygon(shape: Shape, height: int, width: int) -> Points:
@@ -55,16 +43,11 @@ def _polygon(shape: Shape, height: int, width: int) -> Points:
         raise SegmentationError("bad shape", what)
     if len(points) != 2:
         raise SegmentationError("bad shape", f"a {kind} has two points, found {len(points)}")
+    (x0, y0), (x1, y1) = points
     if kind == "rectangle":
-        (x0, y0), (x1, y1) = points
-        return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+        return box_ring(x0, y0, x1, y1)
     radius = math.dist(*points)
-    if not math.isfinite(radius):
-        raise SegmentationError("bad shape", "a circle has a point that is not finite")
-    corners = round(min(max(math.tau * radius, _CORNERS[0]), _CORNERS[1]))
-    angles = np.arange(corners) * (math.tau / corners)
-    around = points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return np.asarray(np.clip(around, 0, (width, height)))  # what leaves the image is cut off
+    return ellipse_ring((x0, y0), (radius, radius), 0.0, height, width)
 
 
 def _points(shape: Shape) -> Points:
@@ -80,19 +63,14 @@ def _points(shape: Shape) -> Points:
     raise SegmentationError("bad shape", f"expected points [[x, y], ..], found {shorten(points)}")
 
 
-def _add_mask(shape: Shape, whole: NDArray[np.bool_]) -> None:
-    """Add the mask of a shape, the part of the image between its two points, both included."""
+def _window(shape: Shape, height: int, width: int) -> Window:
+    """The mask of a shape, the part of the image between its two points, both included."""
     points = _points(shape)
-    if points.shape != (2, 2) or not np.isfinite(points).all() or np.abs(points).max() > sum(whole.shape):
+    if points.shape != (2, 2) or not np.isfinite(points).all() or np.abs(points).max() > height + width:
         raise SegmentationError("bad shape", f"a mask has two points, found {shorten(shape['points'])}")
     (left, top), (right, bottom) = points.astype(np.int64).tolist()
-    if not (0 <= left <= right < whole.shape[1] and 0 <= top <= bottom < whole.shape[0]):
-        where = (
-            f"a mask reaches {[left, top, right, bottom]}, its image is {whole.shape[1]} x {whole.shape[0]}"
-        )
-        raise SegmentationError("outside its image", where)
-    size = right - left + 1, bottom - top + 1
-    whole[top : bottom + 1, left : right + 1] |= _decoded(shape.get("mask"), size)
+    check_window(left, top, right, bottom, height, width)
+    return Window(left, top, _decoded(shape.get("mask"), (right - left + 1, bottom - top + 1)))
 
 
 def _decoded(text: Any, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from gdseg.errors import DataError, UsageError
 from gdseg.files import replace_folder
 from gdseg.layouts.cityscapes import write_cityscapes
 from gdseg.layouts.coco import write_coco, write_lvis
+from gdseg.layouts.cvat import write_cvat
 from gdseg.layouts.job import Job
 from gdseg.layouts.labelme import write_labelme_folder
 from gdseg.layouts.maps import write_coco_panoptic, write_semantic_folders
@@ -40,6 +41,7 @@ LAYOUTS = {
     "lvis": Layout("instance", write_lvis),
     "yolo": Layout("instance", write_yolo_folders),
     "labelme": Layout("instance", write_labelme_folder),
+    "cvat": Layout("instance", write_cvat),
     "voc": Layout("instance", write_voc),
     "coco_panoptic": Layout("panoptic", write_coco_panoptic),
     "cityscapes": Layout("panoptic", write_cityscapes),
@@ -50,6 +52,7 @@ _ENTRIES = {  # of the folders that LAYOUTS write
     *("annotations", "train", "val", "images", "labels", "data.yaml", "labels.txt", "classes.json"),
     *("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets", "labelmap.txt"),
     *("leftImg8bit", "gtFine"),
+    *("annotations_train.xml", "annotations_val.xml", "labels_train.json", "labels_val.json"),
 }
 
 
