@@ -39,14 +39,14 @@ class Data:
     """Where images and labels are, and which share of the labels is used."""
 
     root: str = key("shapes", "folder of the data set; 'shapes' is the built-in one, made on first use")
-    format: str = key("auto", "auto (looked at), coco (instances), lvis, coco_panoptic, semantic (folders of label maps), ade20k, ade20k_full, cityscapes, mapillary, voc, yolo, labelme, cvat (for images 1.1)", choices=["auto", "coco", "lvis", "coco_panoptic", "semantic", "ade20k", "ade20k_full", "cityscapes", "mapillary", "voc", "yolo", "labelme", "cvat"])
-    train: str | None = key(None, "labels of the training images, relative to root: COCO json (instances, panoptic), folder of label maps (yolo: texts, labelme: json files), list of images (voc, yolo) or xml (cvat); null: looked for; none: there are none, which data inspect takes, not training")
+    format: str = key("auto", "auto (looked at), coco (instances), lvis, coco_panoptic, semantic (folders of label maps), ade20k, ade20k_full, cityscapes, mapillary, voc, yolo, labelme, cvat (for images 1.1), label_studio", choices=["auto", "coco", "lvis", "coco_panoptic", "semantic", "ade20k", "ade20k_full", "cityscapes", "mapillary", "voc", "yolo", "labelme", "cvat", "label_studio"])
+    train: str | None = key(None, "labels of the training images, relative to root: COCO json (instances, panoptic), json of tasks (label_studio), folder of label maps (yolo: texts, labelme: json files), list of images (voc, yolo) or xml (cvat); null: looked for; none: there are none, which data inspect takes, not training")
     train_images: str | None = key(None, "folder of the training images; null: looked for")
     train_maps: str | None = key(None, "coco_panoptic: folder of the training PNGs; null: looked for")
     val: str | None = key(None, "labels of the validation images, as train; null: looked for; none: train without evaluating")
     val_images: str | None = key(None, "folder of the validation images; null: looked for")
     val_maps: str | None = key(None, "coco_panoptic: folder of the validation PNGs; null: looked for")
-    classes: str | None = key(None, "semantic, voc, labelme, ade20k_full: file with the classes, one name a line (the first is 0), or a json list of id, name, color; mapillary: its config.json; yolo: data.yaml; null: looked for")
+    classes: str | None = key(None, "semantic, voc, labelme, label_studio, ade20k_full: file with the classes, one name a line (the first is 0), or a json list of id, name, color; mapillary: its config.json; yolo: data.yaml; null: looked for")
     ignore_label: int = key(255, "semantic, voc: value of pixels that are of no class", low=0)
     unlabelled: list[str] = key([], "folders of unlabelled images, besides the training images outside the split")
     unlabelled_has_labelled: bool = key(True, "labelled images are also used as unlabelled ones, as in the paper")

@@ -14,11 +14,22 @@ from gdseg.words import counted
 if TYPE_CHECKING:
     from gdseg.layouts.convert import Summary
 
-FORMATS = ("coco", "lvis", "yolo", "labelme", "cvat", "voc", "coco_panoptic", "cityscapes", "semantic")
+FORMATS = (
+    "coco",
+    "lvis",
+    "yolo",
+    "labelme",
+    "cvat",
+    "label_studio",
+    "voc",
+    "coco_panoptic",
+    "cityscapes",
+    "semantic",
+)
 IMAGES = ("link", "copy", "symlink")
 HELP = """Write a data set in another format; the data set itself is left as it is.
 
-Instances: coco, lvis, yolo, labelme, cvat (CVAT for images 1.1), voc.
+Instances: coco, lvis, yolo, labelme, cvat (CVAT for images 1.1), label_studio, voc.
 Panoptic: coco_panoptic, cityscapes (of its own classes). Semantic: semantic (folders of index PNGs).
 Panoptic labels, as Cityscapes' and ADE20K's, can become all three. What a format cannot hold is counted.
 

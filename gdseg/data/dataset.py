@@ -19,6 +19,7 @@ from gdseg.data import (
     coco_files,
     coco_panoptic,
     cvat,
+    label_studio,
     labelme,
     lvis,
     mapillary,
@@ -40,6 +41,7 @@ from gdseg.structures import ClassInfo, Record
 FORMATS: tuple[Format, ...] = (  # in the order they are asked
     labelme.FORMAT,
     cvat.FORMAT,
+    label_studio.FORMAT,
     coco_files.FORMAT,
     lvis.FORMAT,
     cityscapes.FORMAT,

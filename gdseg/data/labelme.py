@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import Any
 from gdseg.data.images import SUFFIXES, find_file, image_size
 from gdseg.data.label_weights import SAID
 from gdseg.data.labelme_shapes import Shape, segmentation
+from gdseg.data.named_classes import named_classes
 from gdseg.data.part import WORDS, Fault, Format, Part, Source
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, shorten
-from gdseg.data.semantic_folder import declared_classes
 from gdseg.errors import DataError
 from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Record
@@ -90,18 +90,16 @@ def _documents(folder: Path, faults: list[Fault]) -> Iterable[tuple[Path, dict[s
 
 
 def _classes(root: Path, part: str, ours: Iterable[dict[str, Any]], data: Data) -> list[ClassInfo]:
-    """The classes of `data.classes` or labels.txt, else all labels that both parts use, sorted."""
-    files = [data.classes] if data.classes else ["labels.txt", "classes.txt"]
-    path = next((root / name for name in files if data.classes or (root / name).is_file()), None)
-    if path is not None:
-        names = [info.name for info in declared_classes(path)]
-    else:
+    """The classes that are declared, else all labels that both parts use."""
+
+    def used() -> Iterator[str]:
         other = _folder(root, "val" if part == "train" else "train", data) if data.val != "none" else None
         theirs = [document for _, document in _documents(other, [])] if other else []
-        shapes = [shape for document in [*ours, *theirs] for shape in document["shapes"]]
-        labels = [shape.get("label") for shape in shapes if isinstance(shape, dict)]
-        names = sorted({label for label in labels if isinstance(label, str)})
-    return [ClassInfo(i, name) for i, name in enumerate(n for n in names if n not in _NO_CLASSES)]
+        for shape in (shape for document in [*ours, *theirs] for shape in document["shapes"]):
+            if isinstance(shape, dict) and isinstance(shape.get("label"), str):
+                yield shape["label"]
+
+    return named_classes(root, data, used, _NO_CLASSES)
 
 
 def _record(path: Path, document: dict[str, Any], images: Path | None, faults: list[Fault]) -> Record | None:

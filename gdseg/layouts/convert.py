@@ -20,6 +20,7 @@ from gdseg.layouts.cityscapes import write_cityscapes
 from gdseg.layouts.coco import write_coco, write_lvis
 from gdseg.layouts.cvat import write_cvat
 from gdseg.layouts.job import Job
+from gdseg.layouts.label_studio import write_label_studio
 from gdseg.layouts.labelme import write_labelme_folder
 from gdseg.layouts.maps import write_coco_panoptic, write_semantic_folders
 from gdseg.layouts.voc import write_voc
@@ -42,6 +43,7 @@ LAYOUTS = {
     "yolo": Layout("instance", write_yolo_folders),
     "labelme": Layout("instance", write_labelme_folder),
     "cvat": Layout("instance", write_cvat),
+    "label_studio": Layout("instance", write_label_studio),
     "voc": Layout("instance", write_voc),
     "coco_panoptic": Layout("panoptic", write_coco_panoptic),
     "cityscapes": Layout("panoptic", write_cityscapes),
@@ -53,6 +55,7 @@ _ENTRIES = {  # of the folders that LAYOUTS write
     *("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets", "labelmap.txt"),
     *("leftImg8bit", "gtFine"),
     *("annotations_train.xml", "annotations_val.xml", "labels_train.json", "labels_val.json"),
+    *("label_studio_train.json", "label_studio_val.json", "label_config.xml"),
 }
 
 

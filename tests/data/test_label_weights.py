@@ -143,7 +143,7 @@ def test_a_weight_of_half_halves_the_losses_of_a_matched_object(root: Path) -> N
     assert losses[0.0]["class"] < losses[0.5]["class"] < losses[1.0]["class"]
 
 
-@pytest.mark.parametrize("to", ["coco", "labelme", "cvat"])
+@pytest.mark.parametrize("to", ["coco", "labelme", "cvat", "label_studio"])
 def test_formats_that_can_carry_weights_do(root: Path, tmp_path: Path, to: str) -> None:
     for keys, expected in (
         ({}, {"weight": [0.25, 0.5, 1.0], "score": [1.0, 1.0, 1.0]}),

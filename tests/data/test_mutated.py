@@ -41,7 +41,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("to", ["labelme", "cvat", "yolo", "voc", "lvis", "cityscapes"])
+@pytest.mark.parametrize("to", ["labelme", "cvat", "label_studio", "yolo", "voc", "lvis", "cityscapes"])
 def test_damage_is_refused_or_harmless(tmp_path: Path, to: str) -> None:
     root, ring = tmp_path / "source", np.zeros((20, 30), dtype=np.uint8)
     ring[3:15, 4:18], ring[6:9, 7:9] = 1, 0

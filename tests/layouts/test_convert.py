@@ -120,14 +120,14 @@ def named(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("to", ["coco", "lvis", "yolo", "labelme", "cvat"])
+@pytest.mark.parametrize("to", ["coco", "lvis", "yolo", "labelme", "cvat", "label_studio"])
 def test_instances_there_and_back(source: Path, tmp_path: Path, to: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
     summary = convert(Data(root=str(source)), tmp_path / "there", to)
     assert summary.parts == {key: {"images": 4, "objects": 7, "crowds": 1} for key in ("train", "val")}
     truth, found = opened(source), opened(tmp_path / "there")
     assert sorted(found.classes) == sorted(truth.classes)
-    keeps_crowds = to in ("coco", "labelme", "cvat")
+    keeps_crowds = to in ("coco", "labelme", "cvat", "label_studio")
     assert objects(found, keeps_crowds) == objects(truth, keeps_crowds)
     assert in_order(found)[3].annotations == ()
     assert not any("other mask" in note for note in summary.notes)
