@@ -14,7 +14,7 @@ from gdseg.data.label_weights import SAID
 from gdseg.data.rle import annotation_mask
 from gdseg.errors import DataError
 from gdseg.files import write_atomic, write_json
-from gdseg.layouts.job import Job, size_of, sureness
+from gdseg.layouts.job import Job, flat, size_of, sureness
 from gdseg.structures import ClassInfo
 
 _INVALID = re.compile(r"[^\t\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # in XML, and line breaks
@@ -24,7 +24,8 @@ def write_cvat(job: Job) -> None:
     """annotations_PART.xml, PART/ with the images, and labels_PART.json for the task's labels (tab "Raw").
 
     Polygons stay polygons, masks are masks. Weights, scores and crowds are attributes, which the labels then
-    declare. Raises DataError for names that labels of CVAT, or XML, cannot hold.
+    declare. Images are numbered in the order of their names, as CVAT numbers the frames of a task. Raises
+    DataError for names that labels of CVAT, or XML, cannot hold.
     """
     names = [info.name for info in job.table]
     if len({name.lower() for name in names}) < len(names) or any(n != n.strip() or not n for n in names):
@@ -33,10 +34,11 @@ def write_cvat(job: Job) -> None:
     top, used = ET.Element("annotations"), set[str]()
     ET.SubElement(top, "version").text = "1.1"
     meta = ET.SubElement(ET.SubElement(top, "meta"), "task")
-    for number, (record, name) in enumerate(job.each(job.part)):
+    images: dict[str, ET.Element] = {}
+    for record, name in job.each(job.part, flat):
         height, width = size_of(record)
-        about = {"id": str(number), "name": str(name), "width": str(width), "height": str(height)}
-        image = ET.SubElement(top, "image", about)
+        about = {"name": str(name), "width": str(width), "height": str(height)}
+        image = images[str(name)] = ET.Element("image", about)
         for group, found in enumerate(job.objects(record), 1):
             said = {key: f"{value:.6g}" for key, value in sureness(found).items()}
             said |= {"is_crowd": "true"} if found["iscrowd"] else {}
@@ -46,6 +48,9 @@ def write_cvat(job: Job) -> None:
                 for key, value in said.items():
                     ET.SubElement(shape, "attribute", {"name": key}).text = value
                 image.append(shape)
+    for number, (_, image) in enumerate(sorted(images.items())):
+        image.set("id", str(number))
+        top.append(image)
     labels = [_label(info, used) for info in job.table]
     _add_labels(meta, labels)
     ET.indent(top)

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -230,6 +231,22 @@ def test_labelme_uses_polygons_where_they_can_say_it(source: Path, tmp_path: Pat
     with pytest.raises(DataError, match="by name only"):
         convert(Data(root=str(source), val="none"), tmp_path / "two", "labelme")
     assert not (tmp_path / "two").exists()
+
+
+def test_cvat_knows_images_by_their_place_among_names(source: Path, tmp_path: Path) -> None:
+    """A task's frames are its files in the order of their names, and the ids of the xml are frames."""
+    convert(Data(root=str(source)), tmp_path / "out", "cvat")
+    top = ElementTree.parse(tmp_path / "out" / "annotations_train.xml").getroot()
+    listed = [(image.get("id"), image.get("name")) for image in top.iter("image")]
+    files = sorted(path.name for path in (tmp_path / "out" / "train").iterdir())
+    assert listed == [(str(i), name) for i, name in enumerate(files)]
+    assert files == ["a_x-2.jpg", "a_x.png", "b_x.png", "empty image.png"]
+    labels = json.loads((tmp_path / "out" / "labels_train.json").read_text())
+    assert [(label["name"], label.get("color")) for label in labels] == [
+        ("Katze: süß", None),
+        ("big dog", "#010203"),
+    ]
+    assert {a["name"] for label in labels for a in label["attributes"]} == {"score", "is_crowd"}
 
 
 def test_lvis_says_what_images_were_searched_for(source: Path, tmp_path: Path) -> None:
