@@ -35,32 +35,43 @@ def coco_document(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, found in enumerate(predictions, 1):
-        images.append(
-            {
-                "id": number,
-                "file_name": file_name(found, root),
-                "height": found.size[0],
-                "width": found.size[1],
-            }
-        )
-        for result in found.to_coco(number, category_ids):
-            area = int(coco_mask.area(result["segmentation"]))
-            if area:  # an object without pixels is no label
-                annotations.append({"id": len(annotations) + 1, **result, "area": area, "iscrowd": 0})
+        images.append({"id": number, **image_entry(found, root)})
+        for entry in label_entries(found, number, category_ids):
+            annotations.append({"id": len(annotations) + 1, **entry})
     categories = [{"id": i, "name": name} for i, name in zip(category_ids, classes, strict=True)]
     return {"info": dict(info), "images": images, "annotations": annotations, "categories": categories}
+
+
+def image_entry(found: Predictions, root: Path | None = None) -> dict[str, Any]:
+    """What a COCO file says of an image, but for its id; root: see `file_name`."""
+    return {"file_name": file_name(found, root), "height": found.size[0], "width": found.size[1]}
+
+
+def label_entries(
+    found: Predictions, image_id: int | str, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The objects of an image as annotations without an id; one without pixels is no label."""
+    entries = []
+    for result in found.to_coco(image_id, category_ids):
+        area = int(coco_mask.area(result["segmentation"]))
+        if area:
+            entries.append({**result, "area": area, "iscrowd": 0})
+    return entries
 
 
 def file_name(found: Predictions, root: Path | None = None) -> str:
     """The image's path relative to `root`, or its absolute path, or its id if it has no file."""
     if found.path is None:
         return str(found.image_id)
-    path = found.path.absolute()
-    return (
-        path.relative_to(root.absolute()).as_posix()
-        if root and path.is_relative_to(root.absolute())
-        else str(path)
-    )
+    return path_in(root, found.path)
+
+
+def path_in(root: Path | None, path: Path) -> str:
+    """The path relative to `root` where it lies under it, else absolute."""
+    whole = path.absolute()
+    if root is None or not whole.is_relative_to(root.absolute()):
+        return str(whole)
+    return whole.relative_to(root.absolute()).as_posix()
 
 
 def truth_predictions(record: Record, classes: Sequence[str], *, crowds: bool = False) -> Predictions:

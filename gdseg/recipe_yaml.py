@@ -11,7 +11,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ DEFAULT_RECIPE = "shapes_maskdino"
 _MAX_BYTES = 1 << 20
 _LARGEST = 1 << 31  # no key needs a larger number
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+Fault = tuple[int, str]  # line, what is wrong
 
 
 class _UnfitError(Exception):
@@ -51,6 +54,11 @@ def recipe_text(name_or_path: str) -> str:
     if path is None:
         entry = official_recipes()[name_or_path]
         return entry.header + dump_recipe(recipe_with(entry.keys, name_or_path))
+    return read_text(path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a YAML file. Raises RecipeError if it cannot be read or is too large."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise RecipeError("the file is too large for a recipe", path)
@@ -89,9 +97,9 @@ def _find_file(name_or_path: str) -> Path | None:
 def parse_recipe(text: str, source: str, overrides: list[str] | None = None) -> Recipe:
     """A Recipe from YAML text; `source` names it in errors. Raises RecipeError with all faults."""
     recipe, faults = Recipe(), []
-    root = _compose(text, source)
+    root = compose(text, source)
     if root is not None:
-        faults += [f"{source}:{line}: {fault}" for line, fault in _fill(recipe, root, "")]
+        faults += [f"{source}:{line}: {fault}" for line, fault in fill(recipe, root)]
     faults += _apply(recipe, overrides or [])
     return _checked(recipe, faults, source)
 
@@ -139,7 +147,8 @@ def key_paths(kind: type = Recipe, prefix: str = "") -> Iterator[tuple[str, data
             yield prefix + field.name, field
 
 
-def _compose(text: str, source: str) -> yaml.Node | None:
+def compose(text: str, source: str) -> yaml.Node | None:
+    """The nodes of a YAML text, None if it is empty. Raises RecipeError if it is not YAML."""
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -159,10 +168,21 @@ def _checked(recipe: Recipe, faults: list[str], source: str) -> Recipe:
     return recipe
 
 
-def _fill(target: Any, node: yaml.Node, prefix: str) -> Iterator[tuple[int, str]]:
-    """Set the fields of `target` from a mapping node; yields (line, fault)."""
+def fill(
+    target: Any,
+    node: yaml.Node,
+    prefix: str = "",
+    kind: type = Recipe,
+    by_hand: Mapping[str, Callable[[yaml.Node], Iterable[Fault]]] | None = None,
+) -> Iterator[Fault]:
+    """Set the fields of `target`, a dataclass or a part of one, from a mapping node; yields (line, fault).
+
+    kind: the whole dataclass, of whose keys the nearest is named for an unknown one; prefix: where in it
+    `target` is, ending with a dot; by_hand: what reads the values of some keys, and yields their faults.
+    """
+    whole = "a recipe" if kind is Recipe else "the file"
     if not isinstance(node, yaml.MappingNode):
-        yield node.start_mark.line + 1, f"'{prefix.rstrip('.') or 'a recipe'}' must be keys with values"
+        yield node.start_mark.line + 1, f"'{prefix.rstrip('.') or whole}' must be keys with values"
         return
     hints = typing.get_type_hints(type(target))
     fields = {f.name: f for f in dataclasses.fields(target)}
@@ -170,11 +190,13 @@ def _fill(target: Any, node: yaml.Node, prefix: str) -> Iterator[tuple[int, str]
     for key_node, value_node in node.value:
         name, line = str(key_node.value), key_node.start_mark.line + 1
         if name not in fields:
-            yield line, _unknown(prefix + name)
+            yield line, _unknown(prefix + name, kind)
         elif name in seen:
             yield line, f"key '{prefix}{name}' is given twice"
+        elif name in (by_hand or {}):
+            yield from (by_hand or {})[name](value_node)
         elif dataclasses.is_dataclass(hints[name]):
-            yield from _fill(getattr(target, name), value_node, f"{prefix}{name}.")
+            yield from fill(getattr(target, name), value_node, f"{prefix}{name}.", kind)
         else:
             try:
                 setattr(target, name, _convert(value_node, hints[name], fields[name].metadata))
@@ -203,7 +225,7 @@ def _apply(recipe: Recipe, overrides: list[str]) -> list[str]:
         else:
             target, name, kind = _home(recipe, path)
             try:
-                node = _word(text) if _is_word(kind) else _compose(text, item) or _word("")
+                node = _word(text) if _is_word(kind) else compose(text, item) or _word("")
                 setattr(target, name, _convert(node, kind, known[path].metadata))
             except _UnfitError as unfit:
                 faults.append(f"{item}: '{path}' {unfit}")
@@ -226,9 +248,9 @@ def _word(text: str) -> yaml.ScalarNode:
     return yaml.ScalarNode(f"tag:yaml.org,2002:{tag}", text)
 
 
-def _unknown(path: str) -> str:
+def _unknown(path: str, kind: type = Recipe) -> str:
     """`unknown key ..`, with the nearest known key: by the last part, within the same section first."""
-    known = [name for name, _ in key_paths()] + [f.name for f in dataclasses.fields(Recipe)]
+    known = [name for name, _ in key_paths(kind)] + [f.name for f in dataclasses.fields(kind)]
     section, _, leaf = path.rpartition(".")
     homes = [k for k in known if k.rpartition(".")[0] == section] if section else []
     for candidates in (homes, known):

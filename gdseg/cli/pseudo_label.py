@@ -2,96 +2,182 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gdseg.cli import options as o
-from gdseg.cli.console import err, print_json, print_table
-from gdseg.cli.predict import load, raise_failed, split_checkpoint
+from gdseg.cli.console import err
+from gdseg.cli.predict import common_root, load, raise_failed, split_checkpoint
 from gdseg.cli.progress import progress
+from gdseg.cli.pseudo_label_report import report, say_if_empty, say_shard, sheet_title
 from gdseg.cli.run_options import recipe_changes
-from gdseg.errors import DataError, UsageError
-from gdseg.words import counted
+from gdseg.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gdseg.eval.label_truth import LabelTruth
     from gdseg.predict import Predictor
     from gdseg.recipe import Distill
-    from gdseg.structures import Predictions
-    from gdseg.view.sheets import Sheet
+    from gdseg.train.keep import Keep
+    from gdseg.train.label_folder import Folder
+    from gdseg.train.label_parts import Shard
 
 _OF_THRESHOLDS = ("class_threshold", "thresholds", "fallback")
 EXAMPLES = """Examples:
 
   gdseg pseudo-label photos/ --out labels.json           the last run's best network
 
-  gdseg pseudo-label runs/R photos/ --conf 0.8 --out labels.json
+  gdseg pseudo-label runs/R photos/ --conf 0.8 --jobs 4 --truth truth.json
+
+  gdseg pseudo-label runs/R photos/ --shard 1/4          on one of four machines; the others: 2/4, ..
+
+  gdseg pseudo-label runs/R photos/                      then puts the four together
 
   gdseg pretrain data.train=$PWD/labels.json data.train_images=$PWD/photos --data my_data    train with them
+
+A --keep file is YAML with any of class_threshold, mask_threshold (in place of the recipe's), min_pixels,
+max_pixels (of an object in the image), max_instances (of an image, best first), min_objects, max_objects (an
+image with fewer or more is left out), leave_out: [CLASS, ..], classes: {CLASS: {class_threshold: ..,
+min_pixels: .., max_pixels: ..}}.
 """
 
 
+ArgumentsArg = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[CKPT] DIR... [KEY=VALUE]...",
+        help="A .safetensors file or a run (default: the last); folders, files, globs; distill.* keys.",
+        show_default=False,
+    ),
+]
+TargetOpt = Annotated[
+    Path, typer.Option("--out", "-o", help="The COCO json to write.", rich_help_panel=o.OUTPUT)
+]
+ConfOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--conf", help="Class score above which a label is kept (default: the recipe's).", min=0.0, max=1.0
+    ),
+]
+KeepOpt = Annotated[
+    Path | None, typer.Option("--keep", help="YAML file of what is kept: see below.", metavar="FILE")
+]
+TruthOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth",
+        help="Labels of some of the images, matched by file name: precision and recall are told.",
+        metavar="FILE",
+    ),
+]
+SampleOpt = Annotated[int, typer.Option("--sample", help="Images on the contact sheet; 0: no sheet.", min=0)]
+JobsOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Processes (default: on a CPU one a thread, up to 8; else 1). Labels do not depend on it.",
+        rich_help_panel=o.ADVANCED,
+    ),
+]
+ShardOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Label the I-th of N shares of the images, into OUT.parts/; after all of them the command"
+        " without it writes the labels.",
+        rich_help_panel=o.ADVANCED,
+    ),
+]
+
+
 def command(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[CKPT] DIR... [KEY=VALUE]...",
-            help="A .safetensors file or a run (default: the last); folders, files, globs; distill.* keys.",
-            show_default=False,
-        ),
-    ],
-    target: Annotated[
-        Path, typer.Option("--out", "-o", help="The COCO json to write.", rich_help_panel=o.OUTPUT)
-    ] = Path("labels.json"),
-    conf: Annotated[
-        float | None,
-        typer.Option(
-            "--conf",
-            help="Class score above which a label is kept (default: the recipe's).",
-            min=0.0,
-            max=1.0,
-        ),
-    ] = None,
-    sample: Annotated[
-        int, typer.Option("--sample", help="Images on the contact sheet; 0: no sheet.", min=0)
-    ] = 36,
+    arguments: ArgumentsArg,
+    target: TargetOpt = Path("labels.json"),
+    conf: ConfOpt = None,
+    keep: KeepOpt = None,
+    truth: TruthOpt = None,
+    sample: SampleOpt = 36,
+    jobs: JobsOpt = None,
+    shard: ShardOpt = None,
     overwrite: o.OverwriteOpt = False,
     device: o.DeviceOpt = "auto",
     as_json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
     debug: o.DebugOpt = False,
 ) -> None:
-    """Write a network's labels as an editable COCO json, with a contact sheet and counts."""
-    if target.exists() and not overwrite:
-        raise UsageError("the file exists", target, "use --overwrite to replace it or name another --out")
+    """Write a network's labels as an editable COCO json, with a contact sheet and counts.
+
+    What is interrupted goes on where it was: give the same command again.
+    """
+    share = read_shard(shard, overwrite=overwrite)
     overrides = [word for word in arguments if "=" in word and not Path(word).exists()]
     checkpoint, names = split_checkpoint([word for word in arguments if word not in overrides])
     if not names:
         raise UsageError("there is no image to label", hint="gdseg pseudo-label [CKPT] DIR")
+    _refuse_finished(target, overwrite=overwrite)
+    from gdseg.device import resolve_device
     from gdseg.predict import iter_images
-    from gdseg.recipe_yaml import apply_overrides
+    from gdseg.train.label_run import number_of_jobs
     from gdseg.view.sheets import Sheet
 
-    paths = list(iter_images(names))
-    predictor = _load_instances(checkpoint, device, quiet=quiet)
+    paths, chosen = list(iter_images(names)), resolve_device(device)
+    number = number_of_jobs(jobs, len(paths) // share[1], chosen)
+    # of several processes each has the network for itself
+    predictor = _load_instances(checkpoint, "cpu" if number > 1 else str(chosen), quiet=quiet)
     changes = recipe_changes({"conf": conf, "overrides": overrides}, conf="distill.class_threshold")
+    folder = _folder(predictor, paths, target, changes, keep, sample)
+    known = _read_truth(truth, folder)
+    with progress("image", quiet=quiet or as_json) as tell:
+        folder.label(str(chosen), number, share, tell, _say_skipped, overwrite=overwrite)
+    if shard is not None:
+        say_shard(folder, shard, as_json=as_json, quiet=quiet)
+        return
+    sheet = Sheet(sheet_title(*folder.applied()))
+    summary = folder.write(sheet, known)
+    report(folder, summary, known, with_sheet=bool(sheet.cells), as_json=as_json, quiet=quiet)
+    say_if_empty(folder, summary)
+    raise_failed([(paths[n], why) for n, why in summary.failed], len(paths))
+
+
+def _folder(
+    predictor: Predictor, paths: list[Path], target: Path, changes: list[str], keep: Path | None, sample: int
+) -> Folder:
+    """What is to be labelled, by the network's rule with `changes`. Raises RecipeError, UsageError."""
+    from gdseg.recipe_yaml import apply_overrides
+    from gdseg.train.label_folder import Folder
+
     rule = apply_overrides(predictor.network.recipe, changes).distill
     thresholds = _thresholds(predictor, changes)
     _warn(predictor, rule, thresholds)
-    work = Work(predictor, paths, rule, thresholds, Sheet(sheet_title(rule, thresholds)), sample)
-    with progress("image", quiet=quiet or as_json) as tell:
-        document = work.run(tell)
-    if document["images"]:
-        work.write(document, target)
-    work.report(target, as_json=as_json, quiet=quiet)
-    work.say_if_empty()
-    raise_failed(work.failed, len(paths))
+    kept = _read_keep(keep, predictor, changes)
+    return Folder(predictor, paths, common_root(paths), target, rule, thresholds, kept, sample)
+
+
+def read_shard(text: str | None, *, overwrite: bool) -> Shard:
+    """(I, N) of "I/N", (1, 1) of None. Raises UsageError."""
+    if text is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"'{text}' is no shard", "--shard", "as 2/4, the second of four; from 1/4 to 4/4")
+    if overwrite:
+        what = "--overwrite with --shard would delete what other shards have done"
+        raise UsageError(what, "--shard", "delete what is to be replaced first, or name another --out")
+    return int(match[1]), int(match[2])
+
+
+def _refuse_finished(target: Path, *, overwrite: bool) -> None:
+    """Raise UsageError where there are labels, and none that are half done, before anything is loaded."""
+    from gdseg.train.label_parts import parts_folder
+
+    if target.exists() and not overwrite and not parts_folder(target).is_dir():
+        raise UsageError("the file exists", target, "use --overwrite to replace it or name another --out")
 
 
 def _load_instances(checkpoint: str | None, device: str, *, quiet: bool) -> Predictor:
@@ -101,12 +187,6 @@ def _load_instances(checkpoint: str | None, device: str, *, quiet: bool) -> Pred
         what = f"pseudo-label writes instances, this network is {predictor.network.recipe.task}"
         raise UsageError(what, predictor.path, "gdseg predict writes its maps, which gdseg reads as labels")
     return predictor
-
-
-def sheet_title(rule: Distill, thresholds: Tensor | None = None) -> str:
-    """What stands above the contact sheet; thresholds: of each class, where they differ."""
-    above = f"class score above {f'{rule.class_threshold:g}' if thresholds is None else 'its threshold'}"
-    return f"Pseudo-labels. Filled: kept, {above}. Dotted outline: not kept, score below"
 
 
 def _thresholds(predictor: Predictor, changes: list[str]) -> Tensor | None:
@@ -120,128 +200,38 @@ def _thresholds(predictor: Predictor, changes: list[str]) -> Tensor | None:
     return moved_thresholds(folder.parent, network.recipe.distill, len(network.classes), network.step)
 
 
+def _read_keep(path: Path | None, predictor: Predictor, changes: list[str]) -> Keep | None:
+    """The --keep file. Raises RecipeError for its faults, UsageError for a key that is also given here."""
+    if path is None:
+        return None
+    from gdseg.train.keep import read_keep
+
+    keep = read_keep(path, predictor.classes)
+    for name in ("class_threshold", "mask_threshold"):
+        asked = any(change.split("=")[0] == f"distill.{name}" for change in changes)
+        if asked and getattr(keep, name) is not None:
+            what = f"{name} is given here and in the --keep file"
+            raise UsageError(what, path, "keep one of them" + " (--conf)" * (name == "class_threshold"))
+    return keep
+
+
+def _read_truth(path: Path | None, folder: Folder) -> LabelTruth | None:
+    if path is None:
+        return None
+    from gdseg.eval.label_truth import read_truth
+
+    network = folder.predictor.network
+    ignore_label = network.recipe.data.ignore_label
+    return read_truth(path, network.recipe.task, folder.paths, network.table, ignore_label)
+
+
+def _say_skipped(path: Path, why: str) -> None:
+    err.print(f"skipped {path}: {why}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _warn(predictor: Predictor, rule: Distill, thresholds: Tensor | None) -> None:
     from gdseg.train.label_images import not_applied
 
     if keys := not_applied(rule, predictor.network.recipe.inference, thresholds, tiled=True):
         text = f"warning: not applied here: {', '.join(keys)}"
         err.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-@dataclass
-class Work:
-    """One call of pseudo-label: what to do, and what came of it."""
-
-    predictor: Predictor
-    paths: list[Path]
-    rule: Distill
-    thresholds: Tensor | None
-    sheet: Sheet
-    sample: int
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-    images: Counter[str] = field(default_factory=Counter)
-    objects: Counter[str] = field(default_factory=Counter)
-    scores: dict[str, float] = field(default_factory=dict)
-    best: float = 0.0  # class score, of what is not kept too
-
-    def run(self, tell: Any) -> dict[str, Any]:
-        """The COCO document of all images, made one image at a time."""
-        from gdseg.cli.predict import common_root
-        from gdseg.coco_json import coco_document
-
-        network, root = self.predictor.network, common_root(self.paths)
-        info = {
-            "description": "pseudo-labels of gdseg",
-            "checkpoint": str(self.predictor.path),
-            "images": str(root),
-            "rule": vars(self.rule),
-            **(
-                {}
-                if self.thresholds is None
-                else {"thresholds": [round(v, 4) for v in self.thresholds.tolist()]}
-            ),
-        }
-        return coco_document(self._each(tell), network.classes, network.category_ids, info, root)
-
-    def _each(self, tell: Any) -> Iterator[Predictions]:
-        from dataclasses import replace
-
-        from gdseg.data.images import read_image
-        from gdseg.train.label_images import label_image
-        from gdseg.view.draw import displayable
-        from gdseg.view.sheets import spread
-
-        shown = set(spread(len(self.paths), self.sample))
-        for number, path in enumerate(self.paths):
-            try:
-                image = read_image(path, self.predictor.network.recipe.backbone.in_channels)
-            except DataError as error:
-                self.failed.append((path, error.what))
-                err.print(f"skipped {path}: {error.what}", highlight=False, markup=False, soft_wrap=True)
-                continue
-            *found, best = label_image(self.predictor, image, self.rule, self.thresholds)
-            kept, below = (replace(p, path=path) for p in found)
-            self.best = max(self.best, best)
-            if number in shown:
-                caption = f"{path.name}: {len(kept)} kept, {len(below)} below"
-                self.sheet.add(displayable(image), kept, caption, dropped=below)
-            self._count(kept)
-            tell(number + 1, len(self.paths))
-            yield kept
-
-    def _count(self, kept: Predictions) -> None:
-        names = [kept.names[label] for label in kept.labels.tolist()]
-        self.images.update(set(names))
-        self.objects.update(names)
-        for name, score in zip(names, kept.scores.tolist(), strict=True):
-            self.scores[name] = self.scores.get(name, 0.0) + score
-
-    def write(self, document: dict[str, Any], target: Path) -> None:
-        """The json, and the contact sheet beside it."""
-        from gdseg.files import write_json
-        from gdseg.writers import save_picture
-
-        write_json(target, document, indent=None)
-        if self.sheet.cells:
-            save_picture(self.sheet.render(), target.with_suffix(".png"))
-
-    def say_if_empty(self) -> None:
-        """That no image has a label, and why: the class score, or what else the rule asks for."""
-        if self.objects or len(self.failed) == len(self.paths):
-            return
-        bar = self.rule.class_threshold if self.thresholds is None else float(self.thresholds.min())
-        why, advice = "which is not enough", "lower --conf"
-        if self.best > bar:
-            keys = ["min_area"] + ["mask_threshold"] * bool(self.rule.mask_threshold)
-            keys += ["score"] * (self.rule.score != "class")
-            why = "but the rule asks for more than that"
-            advice = f"lower {', '.join(f'distill.{key}' for key in keys)} or --conf"
-        text = f"warning: no image has a label; the best class score is {self.best:.3g}, {why}: {advice}"
-        err.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def report(self, target: Path, *, as_json: bool, quiet: bool) -> None:
-        """Counts a class, and where the files are."""
-        done = len(self.paths) - len(self.failed)
-        if as_json:
-            counts = {name: self.objects[name] for name in self.predictor.classes}
-            failed = [str(path) for path, _ in self.failed]
-            out = str(target) if done else None
-            print_json({"out": out, "images": done, "objects": counts, "failed": failed})
-            return
-        if quiet or not done:
-            return
-        rows = [
-            [
-                name,
-                str(self.objects[name]),
-                str(self.images[name]),
-                f"{self.scores[name] / self.objects[name]:.2f}",
-            ]
-            if self.objects[name]
-            else [name, "0", "0", "-"]
-            for name in self.predictor.classes
-        ]
-        title = f"{counted(sum(self.objects.values()), 'pseudo-label')} in {counted(done, 'image')}"
-        print_table(title, ["class", "objects", "images", "mean score"], rows)
-        sheet = f", contact sheet in {target.with_suffix('.png')}" if self.sheet.cells else ""
-        err.print(f"labels in {target}{sheet}", highlight=False, markup=False, soft_wrap=True)
