@@ -1,10 +1,10 @@
 """gdseg pseudo-label of many images: gone on with exactly, sharded, kept by a rule file, judged by a truth."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import Result
 
@@ -21,10 +22,12 @@ from gdseg.data.images import read_image
 from gdseg.errors import DataError, InterruptedRun, RecipeError, UsageError
 from gdseg.files import write_json
 from gdseg.predict import load_model
+from gdseg.recipe import Distill
 from gdseg.train import label_folder, label_run
 from gdseg.train.keep import Keep
-from gdseg.train.label_entry import Labeller
+from gdseg.train.label_entry import Labeller, Order
 from gdseg.train.label_images import label_image
+from gdseg.train.label_parts import Parts
 
 Gdseg = Callable[..., Result]
 LOW = ["distill.min_area=0", "--conf", "0.005"]
@@ -146,36 +149,46 @@ def test_killed_while_the_files_are_written(
     assert written() == whole
 
 
-def test_killed_outright_with_several_processes(
-    whole: tuple[bytes, bytes], small_run: Path, photos: Path
+def test_several_processes_then_one(
+    gdseg: Gdseg, whole: tuple[bytes, bytes], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kill -9 of the parent ends the others too; going on by one process gives the same bytes."""
-    words = [sys.executable, "-m", "gdseg", "pseudo-label", str(small_run), str(photos), *LOW]
-    process = subprocess.Popen([*words, "--jobs", "2", "-q"], stderr=subprocess.DEVNULL)
-    part = Path("labels.json.parts/1-of-1.jsonl")
-    wait_until(lambda: process.poll() is not None or (part.exists() and part.stat().st_size > 0))
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    others = [int(pid) for pid in children.read_text().split()] if children.exists() else []
-    process.kill()
-    process.wait()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() and is_python(pid) for pid in others))
-    done = subprocess.run([*words, "--jobs", "1", "-q"], stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 3, done.stderr  # a broken image
+    """Two processes are stopped after three images; one goes on, with the same result."""
+    append, begun = Parts.append, list[int]()
+
+    def stop(self: Parts, entry: dict[str, Any]) -> None:
+        append(self, entry)
+        begun.append(entry["n"])
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Parts, "append", stop)
+    assert isinstance(labels(gdseg, photos, "--jobs", 2).exception, InterruptedRun)
+    assert multiprocessing.active_children() == []
+    monkeypatch.undo()
+    os.chdir(photos.parent)
+    assert isinstance(labels(gdseg, photos, "--jobs", 1).exception, DataError)
     assert written() == whole
 
 
-def is_python(pid: int) -> bool:
-    try:
-        return b"multiprocessing" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def test_a_process_ends_with_the_one_that_gave_it_work(
+    small_run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after kill -9 of the parent: its end of the pipe is closed."""
+    monkeypatch.setattr(os, "setsid", lambda: None, raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    network = load_model(small_run, "cpu").path
+    order = Order(network, "cpu", Distill(class_threshold=0.0), None, None, photos, photos)
+    ours, theirs = multiprocessing.Pipe()
+    process = threading.Thread(target=label_run._child, args=(theirs, order))
+    process.start()
+    for n, name in ((1, "b/1.png"), (4, "a/4.png")):
+        ours.send((n, photos / name, False))
+        entry = ours.recv()
+        assert entry["n"] == n
+        assert ("failed" in entry) == (n == 4)
+    ours.close()
+    process.join(60)
+    assert not process.is_alive()
 
 
 def test_shards_are_put_together_by_the_command_without(
