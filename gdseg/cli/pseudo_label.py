@@ -39,6 +39,9 @@ EXAMPLES = """Examples:
 
   gdseg pretrain data.train=$PWD/labels.json data.train_images=$PWD/photos --data my_data    train with them
 
+With the maps of a semantic network: data.train=$PWD/labels data.train_images=$PWD/photos
+data.classes=$PWD/labels/classes.json
+
 A --keep file is YAML with any of class_threshold, mask_threshold (in place of the recipe's), min_pixels,
 max_pixels (of an object in the image), max_instances (of an image, best first), min_objects, max_objects (an
 image with fewer or more is left out), leave_out: [CLASS, ..], classes: {CLASS: {class_threshold: ..,
@@ -113,6 +116,8 @@ def command(
 ) -> None:
     """Write a network's labels as an editable COCO json, with a contact sheet and counts.
 
+    Of panoptic and semantic networks also label maps, in a folder of the json's name.
+
     What is interrupted goes on where it was: give the same command again.
     """
     share = read_shard(shard, overwrite=overwrite)
@@ -129,7 +134,7 @@ def command(
     paths, chosen = list(iter_images(names)), resolve_device(device)
     number = number_of_jobs(jobs, len(paths) // share[1], chosen)
     # of several processes each has the network for itself
-    predictor = _load_instances(checkpoint, "cpu" if number > 1 else str(chosen), quiet=quiet)
+    predictor = load(checkpoint, "cpu" if number > 1 else str(chosen), [], quiet=quiet)
     changes = recipe_changes({"conf": conf, "overrides": overrides}, conf="distill.class_threshold")
     folder = _folder(predictor, paths, target, changes, keep, sample)
     known = _read_truth(truth, folder)
@@ -138,7 +143,7 @@ def command(
     if shard is not None:
         say_shard(folder, shard, as_json=as_json, quiet=quiet)
         return
-    sheet = Sheet(sheet_title(*folder.applied()))
+    sheet = Sheet(sheet_title(folder))
     summary = folder.write(sheet, known)
     report(folder, summary, known, with_sheet=bool(sheet.cells), as_json=as_json, quiet=quiet)
     say_if_empty(folder, summary)
@@ -178,15 +183,6 @@ def _refuse_finished(target: Path, *, overwrite: bool) -> None:
 
     if target.exists() and not overwrite and not parts_folder(target).is_dir():
         raise UsageError("the file exists", target, "use --overwrite to replace it or name another --out")
-
-
-def _load_instances(checkpoint: str | None, device: str, *, quiet: bool) -> Predictor:
-    """The network, the last one if none is named. Raises UsageError if it does not find instances."""
-    predictor = load(checkpoint, device, [], quiet=quiet)
-    if predictor.network.recipe.task != "instance":
-        what = f"pseudo-label writes instances, this network is {predictor.network.recipe.task}"
-        raise UsageError(what, predictor.path, "gdseg predict writes its maps, which gdseg reads as labels")
-    return predictor
 
 
 def _thresholds(predictor: Predictor, changes: list[str]) -> Tensor | None:
@@ -232,6 +228,7 @@ def _say_skipped(path: Path, why: str) -> None:
 def _warn(predictor: Predictor, rule: Distill, thresholds: Tensor | None) -> None:
     from gdseg.train.label_images import not_applied
 
-    if keys := not_applied(rule, predictor.network.recipe.inference, thresholds, tiled=True):
+    recipe = predictor.network.recipe
+    if keys := not_applied(rule, recipe.inference, thresholds, tiled=recipe.task == "instance"):
         text = f"warning: not applied here: {', '.join(keys)}"
         err.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -10,16 +10,16 @@ from gdseg.files import plain
 from gdseg.words import counted
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gdseg.eval.label_truth import LabelTruth
-    from gdseg.recipe import Distill
     from gdseg.train.label_folder import Folder
     from gdseg.train.label_write import Summary
 
 
-def sheet_title(rule: Distill, thresholds: Tensor | None = None) -> str:
-    """What stands above the contact sheet; thresholds: of each class, where they differ."""
+def sheet_title(folder: Folder) -> str:
+    """What stands above the contact sheet."""
+    if folder.predictor.network.recipe.task != "instance":
+        return "Pseudo-labels. Filled: kept. Dashed outline: not sure enough, of no class"
+    rule, thresholds = folder.applied()
     above = f"class score above {f'{rule.class_threshold:g}' if thresholds is None else 'its threshold'}"
     return f"Pseudo-labels. Filled: kept, {above}. Dotted outline: not kept, score below"
 

@@ -2,29 +2,33 @@
 
 {"n", "image", "annotations", "best"}: the image and its labels as a COCO file has them, without ids, and
 the best class score of anything seen; "below": what scores too low, for the contact sheet. {"n", "left_out",
-"best"} where the keep rule leaves the image out, {"n", "failed"} where it cannot be read. Called by
-label_run.py.
+"best"} where the keep rule leaves the image out, {"n", "failed"} where it cannot be read.
+
+Of panoptic and semantic networks a label map is written, in which what nothing surely claims is of no class;
+"annotation" names its file and segments. Called by label_run.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from gdseg.coco_json import image_entry, label_entries
+from gdseg.coco_json import image_entry, label_entries, path_in
 from gdseg.data.images import read_image
 from gdseg.errors import DataError
+from gdseg.map_writers import write_panoptic, write_semantic
 from gdseg.predict import Predictor, load_model
 from gdseg.recipe import Distill
 from gdseg.structures import Predictions
 from gdseg.train.keep import Keep
 from gdseg.train.label_images import label_image
+from gdseg.train.label_map import label_map, semantic_segments, with_segments
 
 Entry = dict[str, Any]
 
@@ -74,6 +78,8 @@ class Labeller:
             image = read_image(path, self.predictor.network.recipe.backbone.in_channels)
         except DataError as error:
             return {"n": n, "failed": error.what}
+        if self.predictor.network.recipe.task != "instance":
+            return label_map_entry(self, n, path, image) | ({"shown": True} if shown else {})
         return self._objects(n, path, image, shown)
 
     def _objects(self, n: int, path: Path, image: Tensor, shown: bool) -> Entry:
@@ -91,8 +97,33 @@ class Labeller:
         return [{key: value for key, value in entry.items() if key != "image_id"} for entry in entries]
 
     def _kept(self, found: Predictions) -> Predictions | None:
-        if self.order.keep is None:
-            return found
-        names = [found.names[label] for label in found.labels.tolist()]
-        chosen = self.order.keep.chosen(names, [int(coco_mask.area(rle)) for rle in found.rles])
+        chosen = self.chosen(found.labels.tolist(), [int(coco_mask.area(rle)) for rle in found.rles])
         return None if chosen is None else found.select(torch.tensor(chosen, dtype=torch.int64))
+
+    def chosen(self, labels: Sequence[int], pixels: Sequence[int]) -> list[int] | None:
+        """Which objects, the best first, the keep rule keeps, by place; None: the image is left out."""
+        if self.order.keep is None:
+            return [*range(len(labels))]
+        return self.order.keep.chosen([self.predictor.classes[label] for label in labels], pixels)
+
+
+def label_map_entry(labeller: Labeller, n: int, path: Path, image: Tensor) -> Entry:
+    """The entry of an image [C, H, W] of a panoptic or semantic network, whose label map it writes."""
+    network, root = labeller.predictor.network, labeller.order.root
+    found, best = label_map(labeller.predictor, image, labeller.rule, labeller.thresholds)
+    kept = labeller.chosen(found.labels.tolist(), [int(coco_mask.area(rle)) for rle in found.rles])
+    if kept is None:
+        return {"n": n, "left_out": True, "best": best}
+    found = replace(with_segments(found, kept, network.table), path=path)
+    name = map_name(root, path)
+    if network.recipe.task == "panoptic":
+        annotation = write_panoptic(found, network.table, labeller.order.maps, name)
+    else:
+        write_semantic(found, network.table, labeller.order.maps, name, network.recipe.data.ignore_label)
+        annotation = {"file_name": f"{name}.png", "segments_info": semantic_segments(found, network.table)}
+    return {"n": n, "image": image_entry(found, root), "annotation": annotation, "best": best}
+
+
+def map_name(root: Path, path: Path) -> str:
+    """The label map of an image, without suffix: the image's path in `root`."""
+    return PurePosixPath(path_in(root, path)).with_suffix("").as_posix()

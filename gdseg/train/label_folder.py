@@ -6,7 +6,7 @@ Called by cli/pseudo_label.py. label_parts.py keeps what is done, label_run.py d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +15,16 @@ from typing import Any
 from torch import Tensor
 
 from gdseg.coco_json import path_in
-from gdseg.errors import InterruptedRun
+from gdseg.data.semantic_folder import CLASS_FILES
+from gdseg.errors import InterruptedRun, UsageError
 from gdseg.eval.label_truth import LabelTruth
+from gdseg.files import write_json
+from gdseg.map_writers import coco_categories
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill
 from gdseg.runs import file_sha256
 from gdseg.train.keep import Keep
-from gdseg.train.label_entry import Order
+from gdseg.train.label_entry import Order, map_name
 from gdseg.train.label_parts import WHOLE, Parts, Shard, open_parts, parts_folder
 from gdseg.train.label_run import Images, label_all
 from gdseg.train.label_write import Summary, summarise, write_document
@@ -30,6 +33,43 @@ from gdseg.writers import save_picture
 
 Tell = Callable[[int, int], None]
 Skipped = Callable[[Path, str], None]
+
+
+DESCRIPTION = "pseudo-labels of gdseg"
+
+
+def maps_folder(target: Path) -> Path:
+    """The folder of the label maps that a json tells of: of its name, beside it."""
+    return target.with_suffix("")
+
+
+def refuse_names(paths: Sequence[Path], root: Path) -> None:
+    """Raise UsageError where two images would have one label map, or an image none."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        other = named.setdefault(map_name(root, path).lower(), path)
+        if other is not path:
+            what = (
+                f"two images of one name but for the suffix or case, {other.name}: label maps have the names"
+            )
+            raise UsageError(what, path, "rename one of them")
+
+
+def refuse_other_maps(target: Path, *, overwrite: bool) -> None:
+    """Raise UsageError where the maps would go into a folder that is not this command's own."""
+    folder = maps_folder(target)
+    if folder == target:
+        raise UsageError("the maps go into a folder of this name", target, f"--out {target.name}.json")
+    if not folder.exists() or parts_folder(target).is_dir():
+        return
+    if not (overwrite and target.is_file() and DESCRIPTION in _begin_of(target)):
+        what = "the label maps would go into a folder that is there already"
+        raise UsageError(what, folder, "name another --out")
+
+
+def _begin_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(200).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -60,7 +100,11 @@ class Folder:
 
         Raises UsageError as `open_parts`, and what `label_all` raises.
         """
+        if self.predictor.network.recipe.task != "instance":
+            refuse_names(self.paths, self.root)
+            refuse_other_maps(self.target, overwrite=overwrite)
         with closing(self._parts(shard, overwrite=overwrite)) as parts:
+            parts.take_maps_back(maps_folder(self.target))
             images = Images(self.paths, frozenset(self._shown()), shard)
             ours = None if jobs > 1 else self.predictor
             try:
@@ -83,7 +127,11 @@ class Folder:
             parts.allow_replacing()
             summary = summarise(parts, network, self.paths, sheet, truth)
             if summary.done:
-                write_document(parts, self._info(), network.classes, network.category_ids, self.target)
+                if network.recipe.task != "instance":
+                    parts.move_maps(maps_folder(self.target))
+                if network.recipe.task == "semantic":
+                    write_json(maps_folder(self.target) / CLASS_FILES[0], coco_categories(network.table))
+                write_document(parts, self._info(), network, self.target)
                 if sheet.cells:
                     save_picture(sheet.render(), self.target.with_suffix(".png"))
             parts.remove()
@@ -124,7 +172,7 @@ class Folder:
 
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {
-            "description": "pseudo-labels of gdseg",
+            "description": DESCRIPTION,
             "checkpoint": str(self.predictor.path),
             "images": str(self.root),
             "rule": vars(self.rule),

@@ -114,6 +114,22 @@ class Parts:
         self.about["replaces"] = True
         write_json(self.folder / _ABOUT, self.about)
 
+    def move_maps(self, folder: Path) -> None:
+        """Put the label maps where they belong, in place of what is there. Raises MachineError."""
+        self.about["moved"] = True
+        write_json(self.folder / _ABOUT, self.about)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            self.maps.rename(folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+    def take_maps_back(self, folder: Path) -> None:
+        """Undo `move_maps` of a call that was interrupted after it."""
+        if self.about.get("moved") and not self.maps.exists() and folder.is_dir():
+            folder.rename(self.maps)
+
     def close(self) -> None:
         """Close all files, and let others write the part."""
         for file in self._open.values():
