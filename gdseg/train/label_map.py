@@ -19,6 +19,7 @@ from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill
 from gdseg.structures import ClassInfo, Predictions
+from gdseg.train.label_images import looked
 from gdseg.train.pseudo import class_scores
 from gdseg.train.pseudo_maps import Grid, regions
 
@@ -28,13 +29,13 @@ def label_map(
 ) -> tuple[Predictions, float]:
     """The segments of an image [C, H, W] that do not overlap, the surest first, and the best class score.
 
-    thresholds: float32 [C], of things, in place of `rule.class_threshold`. One look at the whole image.
+    thresholds: float32 [C], of things, in place of `rule.class_threshold`. The whole image at once.
     """
     network = predictor.network
-    batch, outputs = predictor.outputs(image)
-    canvas, masks = Canvas.of(batch), outputs.final.masks
+    batch, final = looked(predictor, image, rule)
+    canvas, masks = Canvas.of(batch), final.masks
     assert masks is not None
-    logits, softmax = outputs.final.logits[0], network.recipe.softmax_classes
+    logits, softmax = final.logits[0], network.recipe.softmax_classes
     own = None if thresholds is None else thresholds.to(logits.device)
     recipe, grid = replace(network.recipe, distill=rule), Grid.of(canvas, masks)
     found = regions(logits, masks[0], recipe, network.things, softmax, own, grid)
