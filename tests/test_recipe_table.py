@@ -183,7 +183,7 @@ def test_list_is_grouped_and_filtered():
 
     everything = run()
     assert "COCO panoptic segmentation" in everything
-    assert sum(line.startswith("  ") for line in everything) == len(ENTRIES) + 6
+    assert sum(line.startswith("  ") for line in everything) == len(ENTRIES) + 7
     assert [line.split()[0] for line in run("ADE20k", "swinl") if line.startswith("  ")] == [
         f"ade20k_{task}_mask2former_swinl" for task in ("instance", "panoptic", "semantic")
     ]

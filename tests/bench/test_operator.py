@@ -160,7 +160,7 @@ def test_every_bar_names_what_is_timed():
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_tables_fit_eighty_columns_with_a_path_a_line(device, monkeypatch, capsys):
-    narrow = Console(width=80, markup=False, highlight=False)
+    narrow = Console(width=80, force_terminal=True, color_system=None, markup=False, highlight=False)
     monkeypatch.setattr("gdseg.cli.console.out", narrow)
     monkeypatch.setattr(cli, "out", narrow)
     monkeypatch.setattr(cli, "_name", lambda device: "NVIDIA RTX PRO 6000 Blackwell" * (device.type != "cpu"))
