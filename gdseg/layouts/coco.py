@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from gdseg.eval.coco import as_rle
 from gdseg.files import write_json
-from gdseg.layouts.job import Job, size_of
+from gdseg.layouts.job import Job, size_of, sureness
 from gdseg.map_writers import coco_categories
 from gdseg.structures import Record
 
@@ -82,9 +82,9 @@ def _federated(record: Record, job: Job) -> dict[str, Any]:
 def _annotation(
     found: dict[str, Any], number: int, image_id: int, record: Record, job: Job
 ) -> dict[str, Any]:
-    """A record's annotation in the form of COCO; what a COCO file said besides is kept."""
+    """A record's annotation in the form of COCO, with its weight and score; what a COCO file said is kept."""
     rle = as_rle(found["segmentation"], record)
-    facts: dict[str, Any] = {"id": number, "area": int(coco_mask.area(rle))}
+    facts: dict[str, Any] = {"id": number, "area": int(coco_mask.area(rle)), **sureness(found)}
     facts["bbox"] = [int(side) for side in coco_mask.toBbox(rle)]
     if "image_id" in found:  # of a COCO file, where ids are numbers of their own
         facts |= {key: value for key, value in found.items() if key != "label" and value is not None}

@@ -56,6 +56,8 @@ def test_into_a_tool_and_back_to_the_pixel(gdseg: Gdseg, small_data: Path, label
     edited = open_dataset(Data(root=str(out), val="none", label_weights="score"), ("train",))
     assert found(edited) == found(truth)
     assert sum(map(len, found(truth))) > 3
+    assert gdseg("data", "convert", out, "data.val=none", "--to", "coco", "--out", "back").exit_code == 0
+    assert found(open_dataset(Data(root="back", val="none"), ("train",))) == found(truth)
     geometry = Geometry((H, W), (H, W), (0, 0), (H, W), (H, W))
     for record in edited.train:
         targets = build_targets(record, geometry)
