@@ -9,8 +9,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ RUNS = Path("runs")
 VERBS = ("pretrain", "distill")
 ROLES = ("teacher", "student")
 REPLACED = ".replaced"  # in a run directory: the run that --overwrite replaces, until the new one is saved
+_MOVING = ".replaced.part"  # the same on its way there or back: what it holds belongs into the run directory
 
 
 def new_run(verb: str, recipe_name: str, out: Path | None, *, overwrite: bool) -> Path:
@@ -42,37 +43,61 @@ def recipe_name(run: Path) -> str | None:
 
 
 def prepare_run(run: Path, *, overwrite: bool) -> None:
-    """Create the run directory; with overwrite, set the run in it aside until `drop_replaced` or `put_back`.
+    """Create the run directory; with overwrite, set the run in it aside until `settle_run`.
 
     Raises UsageError when what would be replaced is not a run of gdseg or holds the working folder,
     MachineError where it cannot write.
     """
-    aside = run / REPLACED
+    inside = overwrite and Path.cwd().is_relative_to(run.resolve())
+    if not inside:
+        settle_run(run)
     if overwrite and (old := _content(run)):
-        ours = any(_is_run(folder) for folder in (run, aside))
-        if not ours or Path.cwd().is_relative_to(run.resolve()):
+        if inside or not _is_run(run):
             raise UsageError("--overwrite replaces runs only, this folder is none", run, "name another --out")
-        if aside.is_dir() or not any((run / "checkpoints").glob("*.safetensors")):
-            _remove(path for path in old if path != aside)  # a run that ended before it saved anything
-        else:
-            _move(old, aside)
+        if any((run / "checkpoints").glob("*.safetensors")):
+            moving = run / _MOVING
+            with _writing(run):
+                moving.mkdir()
+                rename_all([*((path, moving / path.name) for path in old), (moving, run / REPLACED)])
+        else:  # a run that ended before it saved anything
+            _remove(run, old)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
 
 
-def drop_replaced(run: Path) -> None:
-    """Remove what `prepare_run` set aside: the new run has saved its networks."""
-    shutil.rmtree(run / REPLACED, ignore_errors=True)
+def settle_run(run: Path) -> bool:
+    """End what `prepare_run` began: drop the run set aside if the new one is saved, else put it back.
 
-
-def put_back(run: Path) -> bool:
-    """Undo `prepare_run`: a run set aside and not dropped is in place again; False: there is none."""
-    aside = run / REPLACED
+    Also after a process that was killed anywhere in between: a run on its way is put back, and that again
+    may be killed. Only who holds the run may call it. Returns whether a run set aside is in place again.
+    Raises MachineError where it cannot write.
+    """
+    aside, moving = run / REPLACED, run / _MOVING
+    if moving.is_dir():  # first: without it the run may look as if it were not saved
+        _back(run)
     if not aside.is_dir():
         return False
-    _remove(path for path in _content(run) if path != aside)
-    _move(list(aside.iterdir()), run)
-    aside.rmdir()
+    if (run / "checkpoints" / "last.state.pt").is_file():
+        shutil.rmtree(aside, ignore_errors=True)
+        return False
+    if not _is_run(aside):
+        return False
+    _remove(run, (path for path in _content(run) if path != aside))
+    with _writing(run):
+        aside.rename(moving)  # first: no part of it that is back is ever taken for a new run
+    _back(run)
     return True
+
+
+def was_cut_off(run: Path) -> bool:
+    """Whether a run is set aside there: by a process that is at work, or by one that was killed."""
+    return (run / REPLACED).is_dir() or (run / _MOVING).is_dir()
+
+
+def _back(run: Path) -> None:
+    moving = run / _MOVING
+    with _writing(run):
+        rename_all([(path, run / path.name) for path in moving.iterdir()])
+        moving.rmdir()
 
 
 def _is_run(folder: Path) -> bool:
@@ -83,20 +108,21 @@ def _is_run(folder: Path) -> bool:
     )
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _remove(run: Path, paths: Iterable[Path]) -> None:
+    with _writing(run):
+        for path in paths:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
-def _move(paths: Sequence[Path], folder: Path) -> None:
+@contextmanager
+def _writing(run: Path) -> Iterator[None]:
     try:
-        folder.mkdir(exist_ok=True)
-        rename_all([(path, folder / path.name) for path in paths])
+        yield
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(run, error) from error
 
 
 def refuse_non_empty(out: Path, *, overwrite: bool | None) -> None:
@@ -169,8 +195,10 @@ def find_checkpoint(given: str | Path | None, role: str | None = None, verb: str
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    wanted = f"{role} network" if role else "network"
-    raise CheckpointError(f"the run holds no {wanted}", folder, "has it saved a checkpoint yet?")
+    wanted, hint = f"{role} network" if role else "network", "has it saved a checkpoint yet?"
+    if was_cut_off(path):
+        hint = f"the run that --overwrite was to replace is in {path / REPLACED}; --resume puts it back"
+    raise CheckpointError(f"the run holds no {wanted}", folder, hint)
 
 
 def network_name(role: str, verb: str | None) -> str:

@@ -15,7 +15,7 @@ from gdseg.cli.console import err, print_json
 from gdseg.errors import UsageError
 from gdseg.lock import hold
 from gdseg.recipe import Recipe
-from gdseg.runs import last_run
+from gdseg.runs import last_run, settle_run, was_cut_off
 
 INFERENCE_KEYS = {
     "tile": "inference.tile",
@@ -88,6 +88,9 @@ def resumed_run(verb: str, params: Mapping[str, Any], changes: list[str]) -> Pat
     if other:
         what = f"--resume goes on with the run's own recipe and teacher, not with another {other[0]}"
         raise UsageError(what, hint=f"leave {other[0]} away, or start a new run")
+    if was_cut_off(run):  # before its recipe is read: the files there are not the run's own
+        with hold(run):
+            settle_run(run)
     if not (run / "recipe.yaml").is_file():
         raise UsageError("not a run directory, it has no recipe.yaml", run, "start it without --resume")
     return run

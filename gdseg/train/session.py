@@ -25,7 +25,7 @@ from gdseg.files import link
 from gdseg.models.checkpoint import Network, save_network
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
-from gdseg.runs import drop_replaced, network_name
+from gdseg.runs import network_name, settle_run
 from gdseg.train.checkpoint import load_state, save_state
 from gdseg.train.engine import Learner
 from gdseg.train.log import RunLog, append_json, forget_after
@@ -194,7 +194,7 @@ class Session:
         progress = {"step": steps_done, "best": self.best, "unlogged": self.unlogged, "scores": self.scores}
         progress["evaluated"] = self.evaluated
         save_state(self._file("last.state.pt"), progress, self.learner, state)
-        drop_replaced(self.run)
+        settle_run(self.run)  # drops what --overwrite set aside
         self.saved = steps_done
 
     def _save_once(self, steps_done: int, roles: Roles, state: State) -> None:

@@ -28,7 +28,7 @@ from gdseg.errors import DataError, GdsegError
 from gdseg.files import write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
-from gdseg.runs import file_sha256, prepare_run, put_back, read_run
+from gdseg.runs import file_sha256, prepare_run, read_run, settle_run
 from gdseg.structures import Record
 from gdseg.train.counts import object_counts
 from gdseg.words import counted
@@ -110,7 +110,7 @@ def recorded_run(
 
     Writes recipe.yaml, split.json and run.json: command, versions, git, device, seed and `facts`; of a run
     that is resumed the first command stays, and later ones are listed. Should the block fail before it has
-    saved anything, a run that was to be replaced is put back.
+    saved its state, a run that was to be replaced is put back.
     """
     about = {
         "verb": verb,
@@ -130,7 +130,7 @@ def recorded_run(
         save_split(start.split, run / "split.json")
         yield
     except BaseException as error:
-        if put_back(run) and isinstance(error, GdsegError):
+        if settle_run(run) and isinstance(error, GdsegError):
             kept = "the run that was there is kept"
             error.hint = f"{error.hint}; {kept}" if error.hint else kept
         raise

@@ -323,6 +323,27 @@ def test_the_run_to_be_replaced_is_kept_until_the_new_one_has_saved(own_recipe, 
     assert set(contents(run)) == set(old)
 
 
+def test_a_resumed_run_that_fails_is_kept_beside_an_older_one(own_recipe, tmp_path, monkeypatch):
+    (_, recipe), run = own_recipe, tmp_path / "run"
+    step = Learner.step
+
+    def diverges(self, number, parts):
+        if number == 1:
+            raise DivergedError("NaN")
+        return step(self, number, parts)
+
+    monkeypatch.setattr(Learner, "step", diverges)
+    with pytest.raises(DivergedError):
+        pretrain(recipe("train.save_every=1"), run, CPU, quiet=True)
+    new = contents(run / "checkpoints")
+    assert Path("last.state.pt") in new
+    shutil.copytree(run, run / ".replaced")  # as if it had been killed right after saving
+    with pytest.raises(DivergedError):
+        pretrain(recipe("train.save_every=1"), run, CPU, resume=True, quiet=True)
+    assert contents(run / "checkpoints") == new
+    assert not (run / ".replaced").exists()
+
+
 def test_weights_that_diverged_are_not_saved(tiny_recipe, tmp_path, monkeypatch):
     def diverges(self, number, parts):
         if number == 2:
