@@ -6,12 +6,14 @@ from typing import TextIO
 _UNFOLDED = 10_000  # columns
 
 
-def line_width(stream: TextIO) -> int | None:
+def line_width(stream: TextIO | None) -> int | None:
     """Columns after which lines to `stream` are folded; None: as the terminal, or COLUMNS, says.
 
-    What goes into a pipe or a file is folded nowhere: it is searched, and paths are copied from it.
+    What goes into a pipe or a file is folded nowhere: it is searched, and paths are copied from it. A stream
+    that was closed before Python began is None: no terminal either.
     """
-    return None if stream.isatty() or "COLUMNS" in os.environ else _UNFOLDED
+    terminal = stream is not None and stream.isatty()
+    return None if terminal or "COLUMNS" in os.environ else _UNFOLDED
 
 
 def counted(number: int, word: str) -> str:

@@ -66,6 +66,7 @@ def root(
 
 def main() -> None:
     """Run the command line and exit (codes: DESIGN.md, "Command line")."""
+    _open_closed_streams()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     _show_log(quiet=bool({"-q", "--quiet"} & set(sys.argv)))
     try:
@@ -87,6 +88,13 @@ def main() -> None:
             hint = "a smaller --batch-size, train.accumulate=2 or backbone.checkpointing=true"
             _leave(MachineError("the device's memory is full", hint=hint))
         _bug(error)  # anything else is our bug: say so
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that the caller closed (`>&-`) lead nowhere, or the next file gets their number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def _show_log(quiet: bool) -> None:

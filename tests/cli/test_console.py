@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from gdseg import __version__
+
 WORDS = " ".join(f"/data/folder{i}/with-a-long-name.safetensors" for i in range(12))
 SCRIPT = f"""
 from pathlib import Path
@@ -33,3 +35,28 @@ def test_lines_through_a_pipe_are_folded_only_where_columns_says(columns):
     assert sum(WORDS in line for line in lines) == 3
     assert max(map(len, lines)) < len(WORDS) + 20  # and no table is as wide as it could be
     assert done.stderr.splitlines() == [WORDS, WORDS]
+
+
+CLOSED = """
+import os, sys
+for number in map(int, sys.argv[1].split(",")):
+    os.close(number)
+os.execv(sys.executable, [sys.executable, "-m", "gdseg", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [
+        ("1", ["--version"], 0),
+        ("2", ["--version"], 0),
+        ("0,1,2", ["recipe", "list"], 0),
+        ("2", ["eval", "none"], 4),
+    ],
+)
+def test_closed_streams_are_no_terminal_and_nothing_else_is_written_there(closed, arguments, code):
+    command = [sys.executable, "-c", CLOSED, closed, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr == ""
+    assert done.stdout == (f"gdseg {__version__}\n" if closed == "2" and code == 0 else "")
