@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -142,7 +143,7 @@ def _commands(before: Mapping[str, Any], device: torch.device) -> dict[str, Any]
     before: run.json of the run that is resumed, else nothing.
     """
     now = {
-        "command": " ".join(["gdseg", *sys.argv[1:]]),
+        "command": shlex.join(["gdseg", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"gdseg": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
         "git": _git_commit(),

@@ -236,14 +236,14 @@ def test_an_experiments_failure_advises_what_its_command_has(own_recipe, tmp_pat
 
 def test_the_first_command_stays_and_later_ones_are_listed(tiny_recipe, tmp_path, monkeypatch):
     recipe, run = tiny_recipe("maskdino", "train.steps=3", "train.save_every=1"), tmp_path / "run"
-    for number, word in enumerate(("--steps", "--resume", "--resume -q")):
-        monkeypatch.setattr(sys, "argv", ["gdseg", "pretrain", *word.split()])
+    for number, word in enumerate(("--out 'my runs'", "--resume", "--resume -q")):
+        monkeypatch.setattr(sys, "argv", ["gdseg", "pretrain", *shlex.split(word)])
         with monkeypatch.context() as patch:
             signal_before(patch, Learner, "step")
             with pytest.raises(InterruptedRun):
                 pretrain(recipe, run, CPU, resume=number > 0, quiet=True)
         about = json.loads((run / "run.json").read_text())
-        assert about["command"] == "gdseg pretrain --steps"
+        assert about["command"] == "gdseg pretrain --out 'my runs'"
         assert about["started"] <= min((entry["started"] for entry in about.get("resumed", ())), default="9")
     assert [entry["command"] for entry in about["resumed"]] == [
         "gdseg pretrain --resume",
@@ -251,7 +251,7 @@ def test_the_first_command_stays_and_later_ones_are_listed(tiny_recipe, tmp_path
     ]
     assert about["resumed"][0]["versions"] == about["versions"]
     facts = dict(setting(open_run(run)).blocks[0].rows[::-1])  # of several rows of a name, the first
-    assert facts["command"] == "gdseg pretrain --steps"
+    assert facts["command"] == "gdseg pretrain --out 'my runs'"
     assert facts["resumed"].endswith(": gdseg pretrain --resume")
 
 
