@@ -201,6 +201,12 @@ def find_checkpoint(given: str | Path | None, role: str | None = None, verb: str
     raise CheckpointError(f"the run holds no {wanted}", folder, hint)
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """The run directory that a network file lies in; None for a file elsewhere."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
 def network_name(role: str, verb: str | None) -> str:
     """What tables, curves and texts call a network of that role in a run of that verb.
 

@@ -10,7 +10,7 @@ from gdseg.cli.run_options import execute, recipe_changes, resumed_run, say_last
 from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import load_recipe, parse_recipe
-from gdseg.runs import find_checkpoint, new_run, recipe_name, teacher_of
+from gdseg.runs import find_checkpoint, new_run, recipe_name, run_of, teacher_of
 
 EXAMPLES = """Examples:
 
@@ -53,11 +53,12 @@ def command(
         guide = find_checkpoint(teacher, role="teacher", verb="pretrain")
         if teacher is None:
             say_last(guide, quiet=quiet)
-        if ratio is None and split is None and data is None:  # the teacher's labelled images
-            own = guide.resolve().parents[1] / "split.json"
+        home = run_of(guide)
+        if home and ratio is None and split is None and data is None:  # the teacher's labelled images
+            own = home / "split.json"
             changes = [f"data.split={own}", "data.ratio=1.0", *changes] if own.is_file() else changes
         resolved = load_recipe(recipe, changes) if recipe else _recipe_of(guide, changes)
-        own_name = recipe_name(guide.resolve().parents[1])
+        own_name = recipe_name(home) if home else None
         name = (
             Path(recipe).stem if recipe else own_name or f"{resolved.decoder.kind}_{resolved.backbone.name}"
         )

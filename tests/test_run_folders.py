@@ -1,4 +1,4 @@
-"""--overwrite sets the old run aside; whatever is killed when, no saved run is lost or hidden."""
+"""Run directories: --overwrite sets the old run aside; whatever is killed when, none is lost or hidden."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from gdseg.cli.run_options import resumed_run
 from gdseg.errors import CheckpointError, UsageError
-from gdseg.runs import find_checkpoint, prepare_run, settle_run
+from gdseg.runs import find_checkpoint, prepare_run, run_of, settle_run
 
 
 def contents(run):
@@ -85,3 +85,9 @@ def test_a_folder_that_is_no_run_keeps_what_it_calls_replaced(tmp_path):
     with pytest.raises(UsageError, match="replaces runs only"):
         prepare_run(tmp_path, overwrite=True)
     assert contents(tmp_path) == {Path(".replaced/mine.txt"): "mine"}
+
+
+def test_a_network_lies_in_a_run_only_below_checkpoints(tmp_path):
+    assert run_of(tmp_path / "run" / "checkpoints" / "best.safetensors") == (tmp_path / "run").resolve()
+    assert run_of(tmp_path / "run" / "best.safetensors") is None
+    assert run_of(Path("/best.safetensors")) is None
