@@ -2,9 +2,9 @@
 
 Brush, polygon, rectangle and ellipse regions are areas, each an object. Of several annotations of a task that
 of ground truth counts, else the newest; predictions count where there is none; skipped tasks are left out. A
-region's score and what its note says, as "weight=0.5" or "iscrowd", are the object's. The parts are
-label_studio_train.json and _val.json, or train.json and val.json; a project-*.json is for training. Called by
-dataset.py.
+task of several images is a fault. A region's score and what its note says, as "weight=0.5" or "iscrowd", are
+the object's. The parts are label_studio_train.json and _val.json, or train.json and val.json; a
+project-*.json is for training. Called by dataset.py.
 """
 
 from __future__ import annotations
@@ -93,6 +93,9 @@ def _read(root: Path, part: str, path: Path, data: Data) -> Part:
         elif record is not None and _annotation(task) is None:
             text = "skipped, or not yet annotated: it is left out"
             faults.append(Fault("task without annotation", text, record.image_id, harmless=True))
+        elif record is not None and (several := _several(task)):
+            hint = "; gdseg takes one: make a task of each"
+            faults.append(Fault("several images", f"task {number} {several}{hint}", record.image_id))
         elif record is not None:
             records[str(record.image_id)] = _labelled(record, task, labels, faults)
     if not records and not any(not fault.harmless for fault in faults):
@@ -137,9 +140,7 @@ def _regions_of(task: dict[str, Any], faults: list[str]) -> Iterator[tuple[int, 
 
 def _record(task: dict[str, Any], number: int, folders: list[Path], faults: list[Fault]) -> Record | None:
     """The image of a task; None, and a fault, where it is not there."""
-    texts = [text for text in task["data"].values() if isinstance(text, str)]
-    named = [_image_name(text) for text in sorted(texts, key=lambda text: text != task["data"].get("image"))]
-    names = [name for name in named if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    names = _images(task)
     for name in names[:1]:
         for short in _shortened(name):
             path = next((f for folder in folders if (f := find_file(folder, short))), None)
@@ -149,9 +150,29 @@ def _record(task: dict[str, Any], number: int, folders: list[Path], faults: list
                 except DataError as error:
                     faults.append(Fault("unreadable image", f"{error.what} ({path})", short))
                     return None
-    text = f"task {number}: {shorten(names[0] if names else texts, 100)} is not there"
+    said = names[0] if names else [text for text in task["data"].values() if isinstance(text, str)]
+    text = f"task {number}: {shorten(said, 100)} is not there"
     faults.append(Fault("missing image file", text, number))
     return None
+
+
+def _images(task: dict[str, Any]) -> list[str]:
+    """The distinct paths of a task's images, that of its key "image" first."""
+    texts = [text for text in task["data"].values() if isinstance(text, str)]
+    named = [_image_name(text) for text in sorted(texts, key=lambda text: text != task["data"].get("image"))]
+    return list(dict.fromkeys(n for n in named if PurePosixPath(n).suffix.lower() in SUFFIXES))
+
+
+def _several(task: dict[str, Any]) -> str:
+    """Why regions of a task may be of another image than its first; empty: they are not.
+
+    A region names its image by the tag of the labelling interface, which an export does not hold.
+    """
+    tags = {str(region.result.get("to_name")) for _, region in _regions_of(task, [])}
+    if len(tags) > 1:
+        return f"has regions of {', '.join(map(shorten, sorted(tags)))}"
+    images = _images(task)
+    return f"has the images {', '.join(map(shorten, images))}" if len(images) > 1 else ""
 
 
 def _image_name(text: str) -> str:

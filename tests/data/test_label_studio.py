@@ -202,6 +202,18 @@ def test_two_regions_of_one_id_are_doubtful(root: Path) -> None:
     )
 
 
+def test_regions_of_several_images_are_never_put_on_one(root: Path) -> None:
+    """Which image a tag shows is written in the labelling interface only, so that neither case is guessed."""
+    pair = {"image": "a.png", "other": "sub/b c.png", "text": "a cat"}
+    with pytest.raises(DataError, match=r"1 x several images.*task 1 has the images 'a.png', 'sub/b c.png'"):
+        opened(root, {**task(polygon()), "data": pair})
+    regions = polygon(), polygon(50.0, to_name="second")
+    with pytest.raises(DataError, match=r"1 x several images.*task 2 has regions of 'image', 'second'"):
+        opened(root, task(image="sub/b c.png"), task(*regions))
+    remark = {"type": "choices", "value": {"choices": ["x"]}, "to_name": "text"}
+    assert len(masks(opened(root, {**task(polygon(), remark), "data": {**pair, "other": "a.png"}}))) == 1
+
+
 def test_damaged_runs_are_refused_or_read() -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
