@@ -6,6 +6,7 @@ Called by data/label_studio.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from gdseg.data.label_studio_rle import decode_brush
-from gdseg.data.label_weights import SAID, as_number
+from gdseg.data.label_weights import SAID
 from gdseg.data.rle import SegmentationError, shorten
 from gdseg.data.tool_shapes import Points, Window, box_ring, ellipse_ring, joined, turned
 
 _DIGITS = 6  # of a pixel: percents and back are not exact
 _TYPES = ("brush", "polygon", "rectangle", "ellipse")  # those with an area, with or without "labels"
+
+_NUMBER = r"(\d*\.?\d+(?:e[+-]?\d+)?)(?!\w|[.,]\d)"  # with a decimal point, never a comma
+_CROWD = re.compile(r"(?<!\bnot )(?<!\bno )\biscrowd\b(?!\s*[=:]\s*(?:0|false|no)\b)")
 
 
 @dataclass
@@ -112,13 +116,19 @@ def _points(points: Any) -> Points:
 
 
 def said_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What a region's note says, as "iscrowd" and "weight=0.5", and its score."""
+    """What a region's note says, as "iscrowd" and "weight=0.5", and its score.
+
+    Notes are people's text: where one names a weight without a number, the text itself is its value, which
+    data.label_weights refuses, as it does other values that are no number.
+    """
     meta = result.get("meta")
     text = meta.get("text") if isinstance(meta, dict) else None
-    words = " ".join(t for t in (text if isinstance(text, list) else [text]) if isinstance(t, str))
+    note = " ".join(t for t in (text if isinstance(text, list) else [text]) if isinstance(t, str))
     found: dict[str, Any] = {"score": result["score"]} if result.get("score") is not None else {}
-    for word in words.replace(",", " ").split():
-        key, _, value = word.partition("=")
-        if key in SAID and value:
-            found[key] = as_number(value)
-    return {**found, "iscrowd": int("iscrowd" in words.split())}
+    for key in SAID:
+        number = re.search(rf"\b{key}\s*=\s*{_NUMBER}", note)
+        if number:
+            found[key] = float(number[1])
+        elif key not in found and re.search(rf"\b{key}\b", note):
+            found[key] = note
+    return {**found, "iscrowd": int(_CROWD.search(note) is not None)}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gdseg.data.dataset import Dataset, open_dataset
+from gdseg.data.label_studio_regions import said_of
 from gdseg.data.label_studio_rle import decode_brush, encode_brush
 from gdseg.data.rle import SegmentationError, annotation_mask
 from gdseg.errors import DataError
@@ -130,8 +131,27 @@ def test_labels_apart_from_brushes_and_scores_and_notes(root: Path) -> None:
     assert (dataset.classes[first["label"]], first["loss_weight"]) == ("dog", 1.0)
     assert (second["score"], second["loss_weight"], second["iscrowd"]) == (0.75, 0.5, 0)
     assert third["iscrowd"] == 1
-    with pytest.raises(DataError, match=r"bad weight.*annotation 1: its weight is 'x'"):
+    with pytest.raises(DataError, match=r"bad weight.*annotation 1: its weight is 'weight=x'"):
         opened(root, task(polygon(meta={"text": ["weight=x"]})), label_weights="weight")
+
+
+@pytest.mark.parametrize(
+    ("note", "weight", "crowd"),
+    [
+        ("weight= 0.5", 0.5, 0),
+        ("not iscrowd, weight=0.5;", 0.5, 0),
+        ("iscrowd, weight = .25.", 0.25, 1),
+        ("weight=1e-05", 1e-05, 0),
+        ("iscrowd=0 weight=1", 1.0, 0),
+        ("overweight=0.5", None, 0),
+        ("weight=0,5", "weight=0,5", 0),
+        ("weight=-1", "weight=-1", 0),
+        ("the weight is low", "the weight is low", 0),
+    ],
+)
+def test_notes_are_peoples_text(note: str, weight: float | str | None, crowd: int) -> None:
+    said = said_of({"meta": {"text": [note]}})
+    assert (said.get("weight"), said["iscrowd"]) == (weight, crowd)
 
 
 def test_which_annotation_counts(root: Path) -> None:
