@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -69,13 +70,21 @@ def _read(root: Path, part: str, path: Path, data: Data, *, whole: bool) -> Part
     given = data.train_images if part == "train" else data.val_images
     names = [*WORDS[part], "images", ""]
     folders = [root / given] if given else [base / name for base in (path.parent, root) for name in names]
+    shared = _shared(top)
+    files: dict[Path, int | str] = {}
     for image in top.iter("image"):
         if whole and _is_val(image.get("subset", "")) != (part == "val"):
             continue
-        record = _record(image, folders, faults)
-        if record is not None and record.image_id in records:
+        record = _record(image, folders, shared, faults)
+        if record is None:
+            continue
+        first = files.setdefault(record.path.resolve(), record.image_id)
+        if record.image_id in records:
             faults.append(Fault("duplicate image", "the xml lists it twice", record.image_id))
-        elif record is not None:
+        elif first != record.image_id:
+            text = f"its file is that of image {shorten(first)}"
+            faults.append(Fault("duplicate image", text, record.image_id))
+        else:
             records[str(record.image_id)] = _labelled(record, image, labels, faults)
     if not records and not faults:
         raise DataError("the xml lists no image", path, HINT)
@@ -96,13 +105,28 @@ def _colour(text: str) -> Colour | None:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
-def _record(image: ET.Element, folders: list[Path], faults: list[Fault]) -> Record | None:
-    """The image of the XML; None, and a fault, where it is not there or of no size."""
-    name = image.get("name", "").replace("\\", "/")
-    names = (f"{image.get('subset')}/{name}", name, name.rpartition("/")[2])
+def _name(image: ET.Element) -> str:
+    return image.get("name", "").replace("\\", "/")
+
+
+def _shared(top: ET.Element) -> set[str]:
+    """The base names that images of different names have, so that such a file may be any of them."""
+    counts = Counter(name.rpartition("/")[2] for name in {_name(image) for image in top.iter("image")})
+    return {base for base, count in counts.items() if count > 1}
+
+
+def _record(image: ET.Element, folders: list[Path], shared: set[str], faults: list[Fault]) -> Record | None:
+    """The image of the XML; None, and a fault, where it is not there or of no size.
+
+    It may lie outside the folders of its name, but where its base name is among the shared.
+    """
+    name, subset = _name(image), image.get("subset")
+    base = name.rpartition("/")[2]
+    names = [*([f"{subset}/{name}"] if subset else []), name, *([] if base in shared else [base])]
     path = next((f for n in names for folder in folders if (f := find_file(folder, n))), None)
     if path is None:
-        faults.append(Fault("missing image file", f"{shorten(name)} is not there", name))
+        why = ", and its base name is not its alone" if base in shared else ""
+        faults.append(Fault("missing image file", f"{shorten(name)} is not there{why}", name))
         return None
     try:
         height, width = (int(image.get(key, "")) for key in ("height", "width"))

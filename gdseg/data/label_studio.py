@@ -84,12 +84,13 @@ def _read(root: Path, part: str, path: Path, data: Data) -> Part:
     names = [*WORDS[part], "images", ""]
     folders = [root / given] if given else [base / name for base in (path.parent, root) for name in names]
     records: dict[str, Record] = {}
+    files: dict[Path, int] = {}
     for number, task in enumerate(tasks, 1):
         record = _record(task, number, folders, faults)
-        if record is not None and record.image_id in records:
-            faults.append(
-                Fault("duplicate image", f"task {number} has the image of another", record.image_id)
-            )
+        first = number if record is None else files.setdefault(record.path.resolve(), number)
+        if record is not None and (first != number or record.image_id in records):
+            text = f"task {number} has the image of another"
+            faults.append(Fault("duplicate image", text, record.image_id))
         elif record is not None and _annotation(task) is None:
             text = "skipped, or not yet annotated: it is left out"
             faults.append(Fault("task without annotation", text, record.image_id, harmless=True))

@@ -104,6 +104,23 @@ def test_subsets_of_a_project_are_parts(root: Path) -> None:
     assert [[r.image_id for r in part] for part in (dataset.train, dataset.val)] == [["a.png"], ["sub/b.png"]]
 
 
+def test_a_file_is_never_two_images(root: Path) -> None:
+    """images/ holds a.png and sub/b.png."""
+
+    def image(name: str, more: str = "") -> str:
+        return f'<image name="{name}" width="{W}" height="{H}" {more}/>'
+
+    with pytest.raises(DataError, match=r"2 x missing image file.*'x/a.png' is not there, and its base name"):
+        opened(root, "", more=image("x/a.png") + image("y/a.png"))
+    with pytest.raises(DataError, match=r"1 x duplicate image.*'images/a.png'.*that of image 'a.png'"):
+        opened(root, "", more=image("a.png") + image("images/a.png"))
+    dataset = opened(root, "", more=image("elsewhere\\a.png"))  # an unambiguous base name
+    assert dataset.train[1].path == root / "images" / "a.png"
+    (root / "images" / "None").mkdir()
+    (root / "images" / "None" / "a.png").write_bytes((root / "images" / "a.png").read_bytes())
+    assert opened(root, "", more=image("a.png")).train[1].path == root / "images" / "a.png"
+
+
 @pytest.mark.parametrize(
     ("shape", "fault"),
     [

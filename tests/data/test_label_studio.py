@@ -190,6 +190,13 @@ def test_images_are_found_by_their_addresses(root: Path, address: str) -> None:
     assert dataset.train[0].path.parent.name == ("images" if "upload" in address else "sub")
 
 
+def test_a_file_is_never_two_images(root: Path) -> None:
+    with pytest.raises(DataError, match=r"1 x duplicate image.*task 2 has the image of another"):
+        opened(root, task(image="s3://bucket/x/a.png"), task(image="s3://bucket/y/a.png"))
+    with pytest.raises(DataError, match=r"1 x duplicate image.*task 2 has the image of another"):
+        opened(root, task(image="a.png"), task(image="images/a.png"))
+
+
 @pytest.mark.parametrize(
     ("region", "fault"),
     [
