@@ -180,10 +180,10 @@ def _image_name(text: str) -> str:
     """The path in a task's address of an image: of local files "?d=" says it."""
     try:
         parts = urlsplit(text)
-        local = parse_qs(parts.query).get("d")
+        local = parse_qs(parts.query, errors="surrogateescape").get("d")
     except ValueError:
         return text
-    return local[0] if local else unquote(parts.path).lstrip("/")
+    return local[0] if local else unquote(parts.path, errors="surrogateescape").lstrip("/")
 
 
 def _shortened(name: str) -> Iterator[str]:

@@ -26,7 +26,7 @@ def write_cityscapes(job: Job) -> None:
     unknown = [info.name for info in job.table if info.name not in _IDS]
     if unknown:
         what = f"{counted(len(unknown), 'class')} that Cityscapes lacks: {unknown[:5]}"
-        raise DataError(what, job.out, f"its classes are {', '.join(_IDS)}")
+        raise DataError(what, hint=f"its classes are {', '.join(_IDS)}")
     for record, name in job.each(f"leftImg8bit/{job.part}", lambda n: _frame(n, job.part)):
         regions, count = job.regions(record), Counter[str]()
         values = [0]  # of pixels of no class, which are number -1

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdseg.data.label_weights import SAID
-from gdseg.data.rle import annotation_mask
+from gdseg.data.rle import annotation_mask, shorten
 from gdseg.errors import DataError
 from gdseg.files import write_atomic, write_json
-from gdseg.layouts.job import Job, flat, size_of, sureness
+from gdseg.layouts.job import Job, flat, names_of, size_of, sureness
 from gdseg.structures import ClassInfo
 
 _INVALID = re.compile(r"[^\t\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # in XML, and line breaks
@@ -27,15 +27,15 @@ def write_cvat(job: Job) -> None:
     declare. Images are numbered in the order of their names, as CVAT numbers the frames of a task. Raises
     DataError for names that labels of CVAT, or XML, cannot hold.
     """
-    names = [info.name for info in job.table]
-    if len({name.lower() for name in names}) < len(names) or any(n != n.strip() or not n for n in names):
-        what = f"CVAT knows labels by name, in any case, and these are not distinct: {names[:8]}"
-        raise DataError(what, job.out, "rename the classes")
+    names = names_of(job.table, "CVAT, in any case,", str.lower)
+    for name in names:
+        _check(name, f"class {shorten(name)}")
     top, used = ET.Element("annotations"), set[str]()
     ET.SubElement(top, "version").text = "1.1"
     meta = ET.SubElement(ET.SubElement(top, "meta"), "task")
     images: dict[str, ET.Element] = {}
     for record, name in job.each(job.part, flat):
+        _check(str(name), f"image {shorten(str(record.path), 200)}")
         height, width = size_of(record)
         about = {"name": str(name), "width": str(width), "height": str(height)}
         image = images[str(name)] = ET.Element("image", about)
@@ -55,12 +55,15 @@ def write_cvat(job: Job) -> None:
     _add_labels(meta, labels)
     ET.indent(top)
     text = ET.tostring(top, encoding="unicode")
-    if _INVALID.search(text.replace("\n", " ")):
-        raise DataError("a name holds a character that XML cannot", job.out, "rename the image or class")
     write_atomic(
         job.out / f"annotations_{job.part}.xml", '<?xml version="1.0" encoding="utf-8"?>\n' + text + "\n"
     )
     write_json(job.out / f"labels_{job.part}.json", labels)
+
+
+def _check(name: str, where: str) -> None:
+    if _INVALID.search(name):
+        raise DataError("its name holds a character that XML cannot", where, "rename it")
 
 
 def _shapes(found: dict[str, Any], size: tuple[int, int], group: int) -> Iterator[ET.Element]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from gdseg.data.label_maps import Regions, read_regions, with_masks
 from gdseg.data.label_weights import LOSS_WEIGHT, SAID, said
+from gdseg.errors import DataError
 from gdseg.files import link
 from gdseg.structures import ClassInfo, Record
 from gdseg.writers import unique_name
@@ -88,6 +89,29 @@ class Job:
         for segment in found.segments:
             self.counts["crowds" if segment.is_crowd else "objects"] += 1
         return found
+
+
+def names_of(table: Sequence[ClassInfo], program: str, key: Callable[[str], str] = str) -> list[str]:
+    """The classes' names, for a program that tells classes apart by `key` of their name.
+
+    Raises DataError, with the names, where they are not distinct or no lines of text.
+    """
+    names = [info.name for info in table]
+    counts = Counter(map(key, names))
+    bad = [n for n in names if counts[key(n)] > 1 or not _is_line(n)]
+    if bad:
+        what = f"{program} knows classes by name, and these are no distinct lines of text: {bad[:8]}"
+        raise DataError(what, hint="rename the classes")
+    return names
+
+
+def _is_line(name: str) -> bool:
+    return is_text(name) and name == name.strip() and name.splitlines() == [name]
+
+
+def is_text(name: str) -> bool:
+    """Whether UTF-8 can hold a name; one of a file may be any bytes."""
+    return name.encode(errors="ignore").decode() == name
 
 
 def _weighted(annotation: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ import numpy as np
 from gdseg.data.label_studio_rle import encode_brush
 from gdseg.data.label_weights import said
 from gdseg.data.rle import annotation_mask
-from gdseg.errors import DataError
 from gdseg.files import write_atomic, write_json
-from gdseg.layouts.job import Job, size_of, sureness
+from gdseg.layouts.job import Job, names_of, size_of, sureness
 from gdseg.structures import ClassInfo
 
 
@@ -24,16 +23,14 @@ def write_label_studio(job: Job) -> None:
     person accepts or edits, others annotations. Images are local files below the folder. A weight and a crowd
     are words of the region's note. Raises DataError for classes that names do not tell apart.
     """
-    names = [info.name for info in job.table]
-    if len(set(names)) < len(names) or any(name != name.strip() or "\n" in name for name in names):
-        what = f"Label Studio knows labels by name, and these are no distinct lines of text: {names[:8]}"
-        raise DataError(what, job.out, "rename the classes")
+    names = names_of(job.table, "Label Studio")
     scored = any(said(a, "score") is not None for record in job.records for a in record.annotations or ())
     tasks = []
     for number, (record, name) in enumerate(job.each(job.part), 1):
         found = job.objects(record)
         results = [_result(a, names[a["label"]], i, size_of(record)) for i, a in enumerate(found, 1)]
-        address = f"/data/local-files/?d={quote(f'{job.part}/{name}')}"
+        path = quote(f"{job.part}/{name}", errors="surrogateescape")  # a name's own bytes, UTF-8 or not
+        address = f"/data/local-files/?d={path}"
         made: dict[str, Any] = {"result": results}
         if scored:
             scores = [result["score"] for result in results if "score" in result]

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gdseg.data.rle import annotation_mask
-from gdseg.errors import DataError
 from gdseg.files import write_atomic, write_json
-from gdseg.layouts.job import Job, flat, size_of, sureness
+from gdseg.layouts.job import Job, flat, names_of, size_of, sureness
 from gdseg.polygons import mask_polygons
 from gdseg.writers import labelme_document, labelme_polygons
 
@@ -25,10 +24,7 @@ def write_labelme_folder(job: Job) -> None:
     Polygons stay polygons, masks become polygons; an object with a hole, which no polygon of labelme has,
     becomes a shape of the type mask. Raises DataError for classes that names do not tell apart.
     """
-    names = [info.name for info in job.table]
-    if len(set(names)) < len(names) or any(name != name.strip() or "\n" in name for name in names):
-        what = f"labelme knows classes by name only, and these are no distinct lines of text: {names[:8]}"
-        raise DataError(what, job.out, "rename the classes")
+    names = names_of(job.table, "labelme")
     for record, name in job.each(job.part, flat):
         size = size_of(record)
         shapes: list[dict[str, Any]] = []

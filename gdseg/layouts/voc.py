@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gdseg.data.rle import annotation_mask
+from gdseg.data.rle import annotation_mask, shorten
 from gdseg.data.voc import BACKGROUND_NAMES, CLASSES, LISTS, OBJECTS, palette_colour
 from gdseg.errors import DataError
 from gdseg.files import write_atomic
-from gdseg.layouts.job import Job, flat, size_of
+from gdseg.layouts.job import Job, flat, is_text, size_of
 from gdseg.structures import Record
 from gdseg.writers import save_picture
 
@@ -31,9 +31,12 @@ def write_voc(job: Job) -> None:
     ]
     if len(names) >= VOID or bad or len(set(names)) < len(names):
         what = f"VOC holds 254 classes of distinct plain names, not {len(names)}, as {(bad or names)[:5]}"
-        raise DataError(what, job.out, "rename or merge classes")
+        raise DataError(what, hint="rename or merge classes")
     listed = []
     for record, name in job.each("JPEGImages", flat):
+        if not is_text(name.stem):
+            where = f"image {shorten(str(record.path), 200)}"
+            raise DataError("its name is not UTF-8, which VOC's lists are", where, "rename it")
         listed.append(name.stem)
         classes, objects = _maps(record, job)
         save_picture(_picture(classes), job.out / CLASSES / f"{name.stem}.png")

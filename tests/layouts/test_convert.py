@@ -388,6 +388,55 @@ def test_names_never_leave_the_folder(source: Path, tmp_path: Path) -> None:
     assert len(opened(tmp_path / "deep" / "out").train) == 4
 
 
+def one(root: Path, name: str, classes: list[str]) -> Data:
+    """COCO of one image with an object of the first of the classes."""
+    root.mkdir()
+    Image.new("RGB", SIZE[::-1]).save(root / "x.png")
+    (root / "x.png").rename(root / name)
+    image = {"id": 1, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+    found = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": POLYGONS, "iscrowd": 0}
+    listed = [{"id": i, "name": text} for i, text in enumerate(classes, 1)]
+    document = {"images": [image], "annotations": [found], "categories": listed}
+    (root / "x.json").write_text(json.dumps(document))
+    return Data(root=str(root), train="x.json", train_images=".", val="none")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are UTF-16 there")
+@pytest.mark.parametrize("to", ["coco", "yolo", "labelme", "voc", "label_studio", "cvat"])
+def test_a_name_of_other_bytes_than_utf8(tmp_path: Path, to: str) -> None:
+    name = os.fsdecode(b"gr\xfcn.png")  # Latin-1
+    data, out = one(tmp_path / "source", name, ["cat"]), tmp_path / "out"
+    if to in ("cvat", "voc"):  # XML and lists of names are text
+        with pytest.raises(DataError, match="its name ") as caught:
+            convert(data, out, to)
+        assert caught.value.where is not None
+        assert ascii(name)[1:-1] in caught.value.where
+        return
+    convert(data, out, to)
+    record = opened(out).train[0]
+    assert record.path.name == name
+    assert record.annotations or record.label_map
+
+
+@pytest.mark.parametrize(
+    ("to", "classes", "named"),
+    [
+        ("cvat", ["a", "B", "b"], r"\['B', 'b'\]"),
+        ("cvat", ["a", "b\x01"], r"XML cannot"),
+        ("label_studio", ["a", "b", "b"], r"\['b', 'b'\]"),
+        ("label_studio", ["a", "\udcff"], r"\['\\udcff'\]"),
+        ("labelme", ["a", "b\n"], r"\['b\\n'\]"),
+        ("voc", ["a", "b:c"], r"\['b:c'\]"),
+    ],
+)
+def test_bad_class_names_are_named_not_a_folder_that_is_gone(
+    tmp_path: Path, to: str, classes: list[str], named: str
+) -> None:
+    with pytest.raises(DataError, match=named) as caught:
+        convert(one(tmp_path / "source", "x.png", classes), tmp_path / "out", to)
+    assert str(tmp_path) not in str(caught.value.where)
+
+
 def test_a_folder_with_something_in_it_or_inside_the_data_is_refused(source: Path, tmp_path: Path) -> None:
     data = Data(root=str(source))
     for out, what in ((source, "not empty"), (source / "new", "lies in the data set")):
