@@ -24,8 +24,9 @@ def write_cvat(job: Job) -> None:
     """annotations_PART.xml, PART/ with the images, and labels_PART.json for the task's labels (tab "Raw").
 
     Polygons stay polygons, masks are masks. Weights, scores and crowds are attributes, which the labels then
-    declare. Images are numbered in the order of their names, as CVAT numbers the frames of a task. Raises
-    DataError for names that labels of CVAT, or XML, cannot hold.
+    declare. Data with crowds should come back from CVAT as this XML: masks read from its COCO are all objects
+    (data/cvat_coco.py). Images are numbered in the order of their names, as CVAT numbers a task's frames.
+    Raises DataError for names that labels of CVAT, or XML, cannot hold.
     """
     names = names_of(job.table, "CVAT, in any case,", str.lower)
     for name in names:
