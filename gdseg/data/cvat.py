@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from gdseg.data.cvat_xml import AREAS, HINT, NO_AREAS, attributes_of, read_xml, segmentation
-from gdseg.data.images import find_file, image_size
+from gdseg.data.images import find_file
 from gdseg.data.label_weights import SAID, as_number
-from gdseg.data.part import WORDS, Fault, Format, Part, Source
+from gdseg.data.part import WORDS, Fault, Format, Part, Source, label_names, size_or_fault
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -35,7 +35,7 @@ _NO_AREA_TYPES = ("tag", "points", "polyline", "cuboid", "skeleton")
 def find(root: Path, part: str, data: Data, task: str) -> Source | None:
     """The XML of a part; None if there is none that is CVAT's and has images of the part."""
     given = data.train if part == "train" else data.val
-    own = [given] if given else [p.format(word) for word in WORDS[part] for p in _PATTERNS]
+    own = label_names(data, part, _PATTERNS)
     path = next((root / name for name in own if _is_ours(root / name)), None)
     if path is not None:
         return partial(_read, root, part, path, data, whole=False)
@@ -129,13 +129,13 @@ def _record(image: ET.Element, folders: list[Path], shared: set[str], faults: li
         faults.append(Fault("missing image file", f"{shorten(name)} is not there{why}", name))
         return None
     try:
-        height, width = (int(image.get(key, "")) for key in ("height", "width"))
+        size = int(image.get("height", "")), int(image.get("width", ""))
     except ValueError:
-        try:
-            height, width = image_size(path)
-        except DataError as error:
-            faults.append(Fault("unreadable image", f"{error.what} ({path})", name))
+        read = size_or_fault(path, name, faults)
+        if read is None:
             return None
+        size = read
+    height, width = size
     if min(height, width) < 1 or height * width > MAX_PIXELS:
         faults.append(Fault("bad image", f"its size is {shorten((height, width))}, expected pixels", name))
         return None

@@ -17,10 +17,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from gdseg.data.coco import peek
-from gdseg.data.images import SUFFIXES, find_file, image_size
+from gdseg.data.images import SUFFIXES, find_file
 from gdseg.data.label_studio_regions import Region, regions, said_of, segmentation
 from gdseg.data.named_classes import named_classes
-from gdseg.data.part import WORDS, Fault, Format, Part, Source
+from gdseg.data.part import WORDS, Fault, Format, Part, Source, label_names, size_or_fault
 from gdseg.data.rle import SegmentationError, shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -40,12 +40,10 @@ def find(root: Path, part: str, data: Data, task: str) -> Source | None:
 
 
 def _path(root: Path, part: str, data: Data) -> Path | None:
-    given = data.train if part == "train" else data.val
-    names = [given] if given else [p.format(word) for word in WORDS[part] for p in _PATTERNS]
-    for name in names:
+    for name in label_names(data, part, _PATTERNS):
         if _is_ours(root / name):
             return root / name
-    for pattern in _WHOLE if part == "train" and not given else ():
+    for pattern in _WHOLE if part == "train" and not data.train else ():
         found = [path for path in sorted(root.glob(pattern)) if _is_ours(path)]
         if len(found) > 1:
             listed = ", ".join(path.name for path in found)
@@ -146,11 +144,8 @@ def _record(task: dict[str, Any], number: int, folders: list[Path], faults: list
         for short in _shortened(name):
             path = next((f for folder in folders if (f := find_file(folder, short))), None)
             if path is not None:
-                try:
-                    return Record(short, path, *image_size(path))
-                except DataError as error:
-                    faults.append(Fault("unreadable image", f"{error.what} ({path})", short))
-                    return None
+                size = size_or_fault(path, short, faults)
+                return None if size is None else Record(short, path, *size)
     said = names[0] if names else [text for text in task["data"].values() if isinstance(text, str)]
     text = f"task {number}: {shorten(said, 100)} is not there"
     faults.append(Fault("missing image file", text, number))

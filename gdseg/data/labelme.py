@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gdseg.data.images import SUFFIXES, find_file, image_size
+from gdseg.data.images import SUFFIXES, find_file
 from gdseg.data.label_weights import SAID
 from gdseg.data.labelme_shapes import Shape, segmentation
 from gdseg.data.named_classes import named_classes
-from gdseg.data.part import WORDS, Fault, Format, Part, Source
+from gdseg.data.part import Fault, Format, Part, Source, label_names, size_or_fault
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -40,9 +40,8 @@ def find(root: Path, part: str, data: Data, task: str) -> Source | None:
 
 
 def _folder(root: Path, part: str, data: Data) -> Path | None:
-    given = data.train if part == "train" else data.val
-    names = [given] if given else [name.format(word) for word in WORDS[part] for name in _FOLDERS]
-    if not given and part == "train":
+    names = label_names(data, part, _FOLDERS)
+    if part == "train" and not data.train:
         names += _WHOLE
     return next((root / name for name in names if _is_ours(root / name)), None)
 
@@ -116,12 +115,11 @@ def _record(path: Path, document: dict[str, Any], images: Path | None, faults: l
         faults.append(Fault("missing image file", text, path.stem))
         return None
     height, width = document.get("imageHeight"), document.get("imageWidth")
-    try:
-        if height is None and width is None:
-            height, width = image_size(image)
-    except DataError as error:
-        faults.append(Fault("unreadable image", f"{error.what} ({image})", path.stem))
-        return None
+    if height is None and width is None:
+        size = size_or_fault(image, path.stem, faults)
+        if size is None:
+            return None
+        height, width = size
     if type(height) is int and type(width) is int and min(height, width) > 0 and height * width <= MAX_PIXELS:
         return Record(path.stem, image, height, width)
     text = f"imageHeight and imageWidth are {shorten((height, width))}, expected pixels"

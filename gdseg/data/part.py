@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gdseg.data.images import image_size
 from gdseg.data.rle import shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -89,6 +90,21 @@ class Format:
     find: Callable[[Path, str, Data, str], Source | None]
     tasks: tuple[str, ...]
     looked_for: str
+
+
+def label_names(data: Data, part: str, patterns: Sequence[str]) -> list[str]:
+    """The paths below the root where a part's labels may be: the key's alone, else the patterns' for it."""
+    given = data.train if part == "train" else data.val
+    return [given] if given else [p.format(word) for word in WORDS[part] for p in patterns]
+
+
+def size_or_fault(path: Path, image_id: int | str, faults: list[Fault]) -> tuple[int, int] | None:
+    """(height, width) of an image from its header; None, and a fault, where it cannot be read."""
+    try:
+        return image_size(path)
+    except DataError as error:
+        faults.append(Fault("unreadable image", f"{error.what} ({path})", image_id))
+        return None
 
 
 def kept_classes(classes: Sequence[ClassInfo], task: str) -> list[ClassInfo]:

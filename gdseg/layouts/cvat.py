@@ -29,8 +29,8 @@ def write_cvat(job: Job) -> None:
     Raises DataError for names that labels of CVAT, or XML, cannot hold.
     """
     names = names_of(job.table, "CVAT, in any case,", str.lower)
-    for name in names:
-        _check(name, f"class {shorten(name)}")
+    for label in names:
+        _check(label, f"class {shorten(label)}")
     top, used = ET.Element("annotations"), set[str]()
     ET.SubElement(top, "version").text = "1.1"
     meta = ET.SubElement(ET.SubElement(top, "meta"), "task")
