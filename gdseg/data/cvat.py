@@ -20,7 +20,7 @@ from typing import Any
 from gdseg.data.cvat_xml import AREAS, HINT, NO_AREAS, attributes_of, read_xml, segmentation
 from gdseg.data.images import find_file
 from gdseg.data.label_weights import SAID, as_number
-from gdseg.data.part import WORDS, Fault, Format, Part, Source, label_names, size_or_fault
+from gdseg.data.part import WORDS, Fault, Format, Part, Source, label_names, shape_fault, size_or_fault
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -151,8 +151,7 @@ def _labelled(record: Record, image: ET.Element, labels: Mapping[str, int], faul
         try:
             found = segmentation(shapes, record.height, record.width)
         except SegmentationError as error:
-            harmless = error.kind == "empty object"
-            faults.append(Fault(error.kind, f"shape {number}: {error}", record.image_id, number, harmless))
+            faults.append(shape_fault(error, "shape", record.image_id, number))
             continue
         label = labels[shapes[0].get("label", "")]
         said = {key: value for shape in reversed(shapes) for key, value in attributes_of(shape).items()}

@@ -20,7 +20,7 @@ from gdseg.data.coco import peek
 from gdseg.data.images import SUFFIXES, find_file
 from gdseg.data.label_studio_regions import Region, regions, said_of, segmentation
 from gdseg.data.named_classes import named_classes
-from gdseg.data.part import WORDS, Fault, Format, Part, Source, label_names, size_or_fault
+from gdseg.data.part import WORDS, Fault, Format, Part, Source, label_names, shape_fault, size_or_fault
 from gdseg.data.rle import SegmentationError, shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -203,8 +203,7 @@ def _labelled(record: Record, task: dict[str, Any], labels: Mapping[str, int], f
                 raise SegmentationError("undeclared category", f"its label is {shorten(name)}")
             found = segmentation(region.result, record.height, record.width)
         except SegmentationError as error:
-            harmless = error.kind == "empty object"
-            faults.append(Fault(error.kind, f"region {number}: {error}", record.image_id, number, harmless))
+            faults.append(shape_fault(error, "region", record.image_id, number))
             continue
         common = {"id": len(annotations) + 1, "label": labels[name], "category_id": labels[name]}
         annotations.append({**common, **said_of(region.result), "segmentation": found})

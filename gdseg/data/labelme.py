@@ -20,7 +20,7 @@ from gdseg.data.images import SUFFIXES, find_file
 from gdseg.data.label_weights import SAID
 from gdseg.data.labelme_shapes import Shape, segmentation
 from gdseg.data.named_classes import named_classes
-from gdseg.data.part import Fault, Format, Part, Source, label_names, size_or_fault
+from gdseg.data.part import Fault, Format, Part, Source, label_names, shape_fault, size_or_fault
 from gdseg.data.rle import MAX_PIXELS, SegmentationError, shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
@@ -138,8 +138,7 @@ def _labelled(record: Record, shapes: list[Any], labels: Mapping[str, int], faul
         try:
             found = segmentation(parts, record.height, record.width)
         except SegmentationError as error:
-            harmless = error.kind == "empty object"
-            faults.append(Fault(error.kind, f"shape {number}: {error}", record.image_id, number, harmless))
+            faults.append(shape_fault(error, "shape", record.image_id, number))
             continue
         sure = {key: parts[0][key] for key in SAID if parts[0].get(key) is not None}
         # what is to be ignored is so for each class

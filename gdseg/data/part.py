@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdseg.data.images import image_size
-from gdseg.data.rle import shorten
+from gdseg.data.rle import SegmentationError, shorten
 from gdseg.errors import DataError
 from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Record
@@ -105,6 +105,11 @@ def size_or_fault(path: Path, image_id: int | str, faults: list[Fault]) -> tuple
     except DataError as error:
         faults.append(Fault("unreadable image", f"{error.what} ({path})", image_id))
         return None
+
+
+def shape_fault(error: SegmentationError, word: str, image_id: int | str | None, number: int) -> Fault:
+    """What is wrong with shape (word) `number` of an image, as a tool drew it; an empty one is harmless."""
+    return Fault(error.kind, f"{word} {number}: {error}", image_id, number, error.kind == "empty object")
 
 
 def kept_classes(classes: Sequence[ClassInfo], task: str) -> list[ClassInfo]:

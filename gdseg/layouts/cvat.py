@@ -28,7 +28,7 @@ def write_cvat(job: Job) -> None:
     (data/cvat_coco.py). Images are numbered in the order of their names, as CVAT numbers a task's frames.
     Raises DataError for names that labels of CVAT, or XML, cannot hold.
     """
-    names = names_of(job.table, "CVAT, in any case,", str.lower)
+    names = names_of(job.table, "CVAT, blind to case,", str.lower)
     for label in names:
         _check(label, f"class {shorten(label)}")
     top, used = ET.Element("annotations"), set[str]()

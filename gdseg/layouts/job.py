@@ -100,7 +100,7 @@ def names_of(table: Sequence[ClassInfo], program: str, key: Callable[[str], str]
     counts = Counter(map(key, names))
     bad = [n for n in names if counts[key(n)] > 1 or not _is_line(n)]
     if bad:
-        what = f"{program} knows classes by name, and these are no distinct lines of text: {bad[:8]}"
+        what = f"{program} knows classes by name only, and these are no distinct lines of text: {bad[:8]}"
         raise DataError(what, hint="rename the classes")
     return names
 
