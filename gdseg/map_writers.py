@@ -42,21 +42,37 @@ def write_semantic(
 ) -> None:
     """NAME.png: a category id for each pixel, in one kind of PNG for all images of a table.
 
-    Ids below 256: 8 bits with a palette of colours; below 65536: 16 bits; below 2**24: red + 256 green +
-    65536 blue. void: the value of pixels that are of no class (-1). Raises DataError for ids beyond.
+    Ids and void below 256: 8 bits with a palette of colours; below 65536: 16 bits; below 2**24: red + 256
+    green + 65536 blue. void: the value of pixels that are of no class (-1). Raises DataError for values
+    beyond, and where pixels would be of no class and void is a class's id.
     """
     assert found.semantic is not None
     ids = [info.id for info in table]
     if min(ids) < 0 or max(ids) >= BELOW:
         what = f"category ids from {min(ids)} to {max(ids)} do not fit into an index PNG"
         raise DataError(what, folder, "number the categories from 0 on, or use --format overlay")
-    values = np.array([*ids, void])[found.semantic.numpy()]
-    if max(ids) < 256:
+    labels = found.semantic.numpy()
+    largest = max(ids)
+    if (labels < 0).any():
+        _check_void(void, ids, folder)
+    if void not in ids and 0 <= void < BELOW:  # else no pixel has it
+        largest = max(largest, void)
+    values = np.array([*ids, void])[labels]
+    if largest < 256:
         picture = Image.fromarray(values.astype(np.uint8))
         picture.putpalette(_palette(table))
     else:
-        picture = Image.fromarray(values.astype(np.uint16) if max(ids) < 65536 else rgb_of(values))
+        picture = Image.fromarray(values.astype(np.uint16) if largest < 65536 else rgb_of(values))
     save_picture(picture, folder / f"{name}.png")
+
+
+def _check_void(void: int, ids: Sequence[int], folder: Path) -> None:
+    if void in ids:
+        what = f"pixels of no class would get the value {void}, which is a class's id"
+        raise DataError(what, folder, "set data.ignore_label to a value that no class has")
+    if not 0 <= void < BELOW:
+        what = f"the value {void} of pixels of no class does not fit into an index PNG"
+        raise DataError(what, folder, "set data.ignore_label to 255, or another value below 2**24")
 
 
 def _palette(table: Sequence[ClassInfo]) -> bytes:

@@ -37,3 +37,23 @@ def test_ids_that_do_not_fit_are_refused(tmp_path: Path, wrong: int) -> None:
     with pytest.raises(DataError, match="do not fit into an index PNG"):
         write_semantic(semantic([[0, 0, 0]]), [ClassInfo(0, "sky"), ClassInfo(wrong, "far")], tmp_path, "a")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("void", "mode"), [(255, "P"), (256, "I;16"), (65535, "I;16"), (65536, "RGB")])
+def test_pixels_of_no_class_keep_their_value(tmp_path: Path, void: int, mode: str) -> None:
+    table = [ClassInfo(0, "sky"), ClassInfo(1, "road")]
+    for name, labels, values in (("a", [-1, 1, 0], [void, 1, 0]), ("b", [0, 0, 1], [0, 0, 1])):
+        write_semantic(semantic([labels]), table, tmp_path, name, void)
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.mode == mode  # one kind for all images
+        assert read_ids(tmp_path / f"{name}.png").tolist() == [values]
+
+
+def test_a_value_of_no_class_that_is_a_class_is_refused(tmp_path: Path) -> None:
+    table = [ClassInfo(0, "sky"), ClassInfo(255, "road")]
+    with pytest.raises(DataError, match="which is a class's id"):
+        write_semantic(semantic([[-1, 1, 0]]), table, tmp_path, "a")
+    write_semantic(semantic([[1, 1, 0]]), table, tmp_path, "a")
+    assert read_ids(tmp_path / "a.png").tolist() == [[255, 255, 0]]
+    with pytest.raises(DataError, match="does not fit"):
+        write_semantic(semantic([[-1, 1, 0]]), table, tmp_path, "a", 2**24)
