@@ -1,7 +1,8 @@
-"""One process at a time in a run directory, by a lock that the kernel releases when its process ends.
+"""One process at a time in a folder, by a lock that the kernel releases when its process ends.
 
 POSIX record locks (fcntl(2), F_SETLK): they hold over NFS, a killed process leaves none behind, and forked
-data workers do not inherit them. Called by cli/run_options.py and budget.
+data workers do not inherit them. Called by cli/run_options.py, budget and
+label_parts.py.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,29 +27,41 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, name: str = LOCK, *, wait: float = 0.0) -> Iterator[None]:
     """Keep `folder` from other processes that hold it too; it is made, and removed if it stays empty.
 
+    name: of the file that is locked; a folder may have several locks. wait: seconds to wait for another.
     Raises UsageError while another process holds it. Where nothing can be locked (Windows, a file system
     without locks, a folder that cannot be written), this does nothing.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = _lock(folder) if fcntl else None
+    file = _waited(folder / name, wait) if fcntl else None
     try:
         yield
     finally:
         if file is not None:
             with suppress(OSError):  # before it is released: another process may lock it right then
-                (folder / LOCK).unlink()
+                (folder / name).unlink()
             os.close(file)
         for path in made:
             with suppress(OSError):  # it holds something
                 path.rmdir()
 
 
-def _lock(folder: Path) -> int | None:
-    """The descriptor of the open, locked file of `folder`; None where there can be none."""
-    path = folder / LOCK
+def _waited(path: Path, wait: float) -> int | None:
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return _lock(path)
+        except UsageError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+
+
+def _lock(path: Path) -> int | None:
+    """The descriptor of the open, locked file; None where there can be none."""
+    folder = path.parent
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from gdseg.files import write_atomic, write_json
 from gdseg.polygons import Ring, mask_polygons, one_ring
@@ -28,13 +29,13 @@ def write_overlay(image: Pixels, found: Predictions, folder: Path, name: str) ->
     save_picture(draw(image, found), folder / f"{name}.jpg")
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Save in one step (see files.py); the suffix, .png or .jpg, chooses the format."""
+def save_picture(picture: Image.Image, path: Path, text: PngInfo | None = None) -> None:
+    """Save in one step (see files.py); the suffix, .png or .jpg, chooses the format. text: of a PNG."""
     buffer = io.BytesIO()
     if path.suffix.lower() in (".jpg", ".jpeg"):
         picture.save(buffer, format="JPEG", quality=92, subsampling=0)
     else:
-        picture.save(buffer, format="PNG")
+        picture.save(buffer, format="PNG", pnginfo=text)
     write_atomic(path, buffer.getvalue())
 
 

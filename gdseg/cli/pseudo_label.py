@@ -14,9 +14,11 @@ from gdseg.cli.predict import common_root, load, raise_failed, split_checkpoint
 from gdseg.cli.progress import progress
 from gdseg.cli.pseudo_label_report import report, say_if_empty, say_shard, sheet_title
 from gdseg.cli.run_options import recipe_changes
-from gdseg.errors import UsageError
+from gdseg.errors import RecipeError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from gdseg.eval.label_truth import LabelTruth
@@ -125,13 +127,13 @@ def command(
     checkpoint, names = split_checkpoint([word for word in arguments if word not in overrides])
     if not names:
         raise UsageError("there is no image to label", hint="gdseg pseudo-label [CKPT] DIR")
-    _refuse_finished(target, overwrite=overwrite)
     from gdseg.device import resolve_device
     from gdseg.predict import iter_images
     from gdseg.train.label_run import number_of_jobs
     from gdseg.view.sheets import Sheet
 
-    paths, chosen = list(iter_images(names)), resolve_device(device)
+    paths = _images(iter_images(names), target, sheet=sample > 0, overwrite=overwrite)
+    chosen = resolve_device(device)
     number = number_of_jobs(jobs, len(paths) // share[1], chosen)
     # of several processes each has the network for itself
     predictor = load(checkpoint, "cpu" if number > 1 else str(chosen), [], quiet=quiet)
@@ -157,11 +159,20 @@ def _folder(
     from gdseg.recipe_yaml import apply_overrides
     from gdseg.train.label_folder import Folder
 
+    _refuse_useless(predictor.network.recipe.task, changes)
     rule = apply_overrides(predictor.network.recipe, changes).distill
     thresholds = _thresholds(predictor, changes)
     _warn(predictor, rule, thresholds)
     kept = _read_keep(keep, predictor, changes)
     return Folder(predictor, paths, common_root(paths), target, rule, thresholds, kept, sample)
+
+
+def _refuse_useless(task: str, changes: list[str]) -> None:
+    """Raise UsageError for thresholds of objects, given for a network of regions."""
+    for change in changes if task == "semantic" else ():
+        if change.split("=")[0] in ("distill.class_threshold", "distill.mask_threshold"):
+            what = f"{change}: a threshold of objects (--conf too), which a semantic network does not find"
+            raise UsageError(what, hint="use distill.region_threshold=X")
 
 
 def read_shard(text: str | None, *, overwrite: bool) -> Shard:
@@ -177,12 +188,20 @@ def read_shard(text: str | None, *, overwrite: bool) -> Shard:
     return int(match[1]), int(match[2])
 
 
-def _refuse_finished(target: Path, *, overwrite: bool) -> None:
-    """Raise UsageError where there are labels, and none that are half done, before anything is loaded."""
-    from gdseg.train.label_parts import parts_folder
+def _images(found: Iterable[Path], target: Path, *, sheet: bool, overwrite: bool) -> list[Path]:
+    """The images to label, before anything is loaded.
+
+    Raises UsageError where there are labels already and none half done, and as `refuse_place`.
+    """
+    from gdseg.train.label_parts import may_replace
+    from gdseg.train.label_place import parts_folder, refuse_place, without_own
 
     if target.exists() and not overwrite and not parts_folder(target).is_dir():
         raise UsageError("the file exists", target, "use --overwrite to replace it or name another --out")
+    refuse_place([], target, sheet=False, replaces=overwrite)
+    paths = without_own([*found], target)
+    refuse_place(paths, target, sheet=sheet, replaces=overwrite or may_replace(target))
+    return paths
 
 
 def _thresholds(predictor: Predictor, changes: list[str]) -> Tensor | None:
@@ -203,6 +222,9 @@ def _read_keep(path: Path | None, predictor: Predictor, changes: list[str]) -> K
     from gdseg.train.keep import read_keep
 
     keep = read_keep(path, predictor.classes)
+    if predictor.network.recipe.task == "semantic" and (useless := keep.thresholds_given()):
+        what = f"{path}: {', '.join(useless)}: of objects, which a semantic network does not find"
+        raise RecipeError(what, hint="leave it out, and use distill.region_threshold=X with the command")
     for name in ("class_threshold", "mask_threshold"):
         asked = any(change.split("=")[0] == f"distill.{name}" for change in changes)
         if asked and getattr(keep, name) is not None:

@@ -117,13 +117,17 @@ def say_if_empty(folder: Folder, summary: Summary) -> None:
     if summary.objects or not summary.done + summary.left_out:
         return
     rule, thresholds = folder.applied()
-    bar = rule.class_threshold if thresholds is None else float(thresholds.min())
-    why, advice = "which is not enough", "lower --conf"
-    if summary.best > bar:
-        keys = ["min_area"] + ["mask_threshold"] * bool(rule.mask_threshold)
-        keys += ["score"] * (rule.score != "class")
+    task = folder.predictor.network.recipe.task
+    of_objects = rule.class_threshold if thresholds is None else float(thresholds.min())
+    bars = [of_objects] * (task != "semantic") + [rule.region_threshold] * (task != "instance")
+    means = ["--conf"] * (task != "semantic") + ["distill.region_threshold"] * (task != "instance")
+    why, advice = "which is not enough", f"lower {' or '.join(means)}"
+    if summary.best > min(bars):
+        keys = ["min_area"]
+        if task != "semantic":
+            keys += ["mask_threshold"] * bool(rule.mask_threshold) + ["score"] * (rule.score != "class")
         why = "but the rule asks for more than that"
-        advice = f"lower {', '.join(f'distill.{key}' for key in keys)} or --conf"
+        advice = f"lower {' or '.join([', '.join(f'distill.{key}' for key in keys), *means])}"
     if folder.keep is not None:
         advice += ", or change the --keep file"
     text = f"warning: no image has a label; the best class score is {summary.best:.3g}, {why}: {advice}"

@@ -46,6 +46,12 @@ class Keep:
     leave_out: list[str] = key([], "classes none of whose objects are kept")
     classes: dict[str, ClassKeep] = field(default_factory=dict)
 
+    def thresholds_given(self) -> list[str]:
+        """The keys with thresholds of objects that the file has."""
+        names = [name for name in ("class_threshold", "mask_threshold") if getattr(self, name) is not None]
+        of_classes = [name for name, own in self.classes.items() if own.class_threshold is not None]
+        return names + [f"classes.{name}.class_threshold" for name in of_classes]
+
     def rule(self, rule: Distill) -> Distill:
         """The network's rule with the keys that the file has for all classes."""
         own = {name: getattr(self, name) for name in ("class_threshold", "mask_threshold")}

@@ -10,6 +10,7 @@ Of panoptic and semantic networks a label map is written, in which what nothing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from gdseg.coco_json import image_entry, label_entries, path_in
 from gdseg.data.images import read_image
-from gdseg.errors import DataError
+from gdseg.errors import CheckpointError, DataError
 from gdseg.map_writers import write_panoptic, write_semantic
 from gdseg.predict import Predictor, load_model
 from gdseg.recipe import Distill
@@ -29,8 +30,33 @@ from gdseg.structures import Predictions
 from gdseg.train.keep import Keep
 from gdseg.train.label_images import label_image
 from gdseg.train.label_map import label_map, semantic_segments, with_segments
+from gdseg.view.plots import is_number
 
 Entry = dict[str, Any]
+
+
+def is_entry(value: Any, count: int) -> bool:
+    """Whether a value that was read is the entry of one of `count` images, as far as what uses it needs."""
+    if not isinstance(value, dict) or type(value.get("n")) is not int or not 0 <= value["n"] < count:
+        return False
+    if "failed" in value:
+        return isinstance(value["failed"], str)
+    if not is_number(value.get("best")):
+        return False
+    if "image" not in value:
+        return "left_out" in value
+    return isinstance(value["image"], dict) and all(is_number(score) for score in _scores(value))
+
+
+def _scores(entry: Entry) -> list[Any]:
+    """The scores of an entry's labels; [None] where it has none as it should."""
+    map_of = entry.get("annotation")
+    if isinstance(map_of, dict) and not isinstance(map_of.get("file_name"), str):
+        return [None]
+    labels = map_of.get("segments_info") if isinstance(map_of, dict) else entry.get("annotations")
+    if not isinstance(labels, list) or not all(isinstance(label, dict) for label in labels):
+        return [None]
+    return [label.get("score") for label in labels]
 
 
 @dataclass(frozen=True)
@@ -73,14 +99,23 @@ class Labeller:
     thresholds: Tensor | None
 
     def entry(self, n: int, path: Path, *, shown: bool) -> Entry:
-        """The entry of image n; shown: it will be on the contact sheet."""
+        """The entry of image n; shown: it will be on the contact sheet.
+
+        Raises CheckpointError where the network's scores are NaN or infinite.
+        """
         try:
             image = read_image(path, self.predictor.network.recipe.backbone.in_channels)
         except DataError as error:
             return {"n": n, "failed": error.what}
         if self.predictor.network.recipe.task != "instance":
-            return label_map_entry(self, n, path, image) | ({"shown": True} if shown else {})
-        return self._objects(n, path, image, shown)
+            entry = label_map_entry(self, n, path, image) | ({"shown": True} if shown else {})
+        else:
+            entry = self._objects(n, path, image, shown)
+        scores = [entry["best"], *(_scores(entry) if "image" in entry else [])]
+        if not all(map(math.isfinite, scores)):
+            hint = f"its weights are broken, or this image leads it astray: {self.predictor.path}"
+            raise CheckpointError("the network's scores of this image are not finite numbers", path, hint)
+        return entry
 
     def _objects(self, n: int, path: Path, image: Tensor, shown: bool) -> Entry:
         found, below, best = label_image(self.predictor, image, self.rule, self.thresholds)

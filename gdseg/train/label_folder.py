@@ -25,7 +25,8 @@ from gdseg.recipe import Distill
 from gdseg.runs import file_sha256
 from gdseg.train.keep import Keep
 from gdseg.train.label_entry import Order, map_name
-from gdseg.train.label_parts import WHOLE, Parts, Shard, open_parts, parts_folder
+from gdseg.train.label_parts import WHOLE, Parts, Shard, open_parts
+from gdseg.train.label_place import maps_folder, parts_folder, refuse_maps, sheet_file, sheet_mark
 from gdseg.train.label_run import Images, label_all
 from gdseg.train.label_write import Summary, summarise, write_document
 from gdseg.view.sheets import Sheet, spread
@@ -38,13 +39,8 @@ Skipped = Callable[[Path, str], None]
 DESCRIPTION = "pseudo-labels of gdseg"
 
 
-def maps_folder(target: Path) -> Path:
-    """The folder of the label maps that a json tells of: of its name, beside it."""
-    return target.with_suffix("")
-
-
 def refuse_names(paths: Sequence[Path], root: Path) -> None:
-    """Raise UsageError where two images would have one label map, or an image none."""
+    """Raise UsageError where two images would have one label map."""
     named: dict[str, Path] = {}
     for path in paths:
         other = named.setdefault(map_name(root, path).lower(), path)
@@ -53,23 +49,6 @@ def refuse_names(paths: Sequence[Path], root: Path) -> None:
                 f"two images of one name but for the suffix or case, {other.name}: label maps have the names"
             )
             raise UsageError(what, path, "rename one of them")
-
-
-def refuse_other_maps(target: Path, *, overwrite: bool) -> None:
-    """Raise UsageError where the maps would go into a folder that is not this command's own."""
-    folder = maps_folder(target)
-    if folder == target:
-        raise UsageError("the maps go into a folder of this name", target, f"--out {target.name}.json")
-    if not folder.exists() or parts_folder(target).is_dir():
-        return
-    if not (overwrite and target.is_file() and DESCRIPTION in _begin_of(target)):
-        what = "the label maps would go into a folder that is there already"
-        raise UsageError(what, folder, "name another --out")
-
-
-def _begin_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(200).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -102,9 +81,12 @@ class Folder:
         """
         if self.predictor.network.recipe.task != "instance":
             refuse_names(self.paths, self.root)
-            refuse_other_maps(self.target, overwrite=overwrite)
+            refuse_maps(
+                self.paths, self.target, overwrite=overwrite, half_done=parts_folder(self.target).is_dir()
+            )
         with closing(self._parts(shard, overwrite=overwrite)) as parts:
-            parts.take_maps_back(maps_folder(self.target))
+            if self.predictor.network.recipe.task != "instance" and not parts.about.get("replaces"):
+                refuse_maps(self.paths, self.target, overwrite=False, half_done=False)
             images = Images(self.paths, frozenset(self._shown()), shard)
             ours = None if jobs > 1 else self.predictor
             try:
@@ -133,7 +115,7 @@ class Folder:
                     write_json(maps_folder(self.target) / CLASS_FILES[0], coco_categories(network.table))
                 write_document(parts, self._info(), network, self.target)
                 if sheet.cells:
-                    save_picture(sheet.render(), self.target.with_suffix(".png"))
+                    save_picture(sheet.render(), sheet_file(self.target), sheet_mark())
             parts.remove()
         return summary
 

@@ -1,8 +1,9 @@
 """What `gdseg pseudo-label` has done so far, on disk: a line of JSON for each image, in OUT.parts/.
 
 about.json says what the lines are of (network, rule, images); I-of-N.jsonl are the lines of one call, or of
-one shard of several. A killed call loses the image it was at; a torn line is not read. Parts that other
-machines wrote may be copied in. Called by label_run.py and label_write.py.
+one shard of several. A killed call loses the images that its processes were at or had been given (up to two
+each); a torn line is not read. Parts that other machines wrote may be copied in, with
+their maps. Called by label_folder.py, label_run.py and label_write.py.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ import shutil
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gdseg.errors import UsageError
-from gdseg.files import cannot_write, plain, write_json
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nobody is kept from labelling the same shard twice
-    fcntl = None  # type: ignore[assignment]
+from gdseg.files import cannot_write, plain, rename_all, write_atomic, write_json
+from gdseg.lock import hold
+from gdseg.train.label_entry import is_entry
+from gdseg.train.label_place import MARK, is_maps, maps_folder, parts_folder
 
 Shard = tuple[int, int]  # I of N, from 1 on
 WHOLE: Shard = (1, 1)
-_ABOUT = "about.json"
-_PART = re.compile(r"\d+-of-\d+\.jsonl")
+_ABOUT, _OLD_MAPS = "about.json", "replaced-maps"
+_PART, _BUSY = re.compile(r"\d+-of-\d+\.jsonl"), re.compile(r"\d+-of-\d+\.lock")
+_WAIT = 60.0  # seconds, for another process that opens its part or deletes all
 _WORDS = {"network": "network", "rule": "rule", "thresholds": "class thresholds", "keep": "--keep file"}
 _WORDS |= {"images": "list of images", "sample": "--sample", "task": "task"}
 
@@ -41,7 +42,9 @@ class Parts:
     about: dict[str, Any]
     count: int
     files: list[Path] = field(default_factory=list)
-    _open: dict[int, BinaryIO] = field(default_factory=dict)
+    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _writer: FileIO | None = None
+    _reader: tuple[int, BinaryIO] | None = None
 
     def __post_init__(self) -> None:
         self._file, self._offset = array("i", [-1]) * self.count, array("q", [0]) * self.count
@@ -65,12 +68,12 @@ class Parts:
 
         Raises MachineError where it cannot be written.
         """
-        file = self._open[0]
+        assert self._writer is not None
         line = json.dumps(plain(entry), allow_nan=False).encode() + b"\n"
         try:
-            place = file.seek(0, 2)
-            file.write(line)
-            file.flush()
+            place = self._writer.seek(0, 2)
+            while line:  # a nearly full disk takes a part of it
+                line = line[self._writer.write(line) :]
         except OSError as error:
             raise cannot_write(self.files[0], error) from error
         self._note(entry, 0, place)
@@ -84,10 +87,21 @@ class Parts:
         """What is known of each image, in the images' order; one line is in memory at a time."""
         for n in range(self.count):
             if self.tried(n):
-                number = self._file[n]
-                file = self._open.get(number) or self._open.setdefault(number, self.files[number].open("rb"))
+                file = self._reading(self._file[n])
                 file.seek(self._offset[n])
                 yield json.loads(file.readline())
+
+    def _reading(self, number: int) -> BinaryIO:
+        """A part, open for reading: one at a time, there may be more than can be open."""
+        if self._reader is None or self._reader[0] != number:
+            self._stop_reading()
+            self._reader = number, self.files[number].open("rb")
+        return self._reader[1]
+
+    def _stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader[1].close()
+            self._reader = None
 
     def read_all(self) -> int:
         """Take note of what all parts in the folder hold; returns where the last whole line of ours ends."""
@@ -102,12 +116,16 @@ class Parts:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                with contextlib.suppress(ValueError, RecursionError, OSError):
                     entry = json.loads(line)
-                    if type(entry["n"]) is int and 0 <= entry["n"] < self.count:
+                    if is_entry(entry, self.count) and self._has_map(entry):
                         self._note(entry, number, place)
                 place += len(line)
         return place
+
+    def _has_map(self, entry: dict[str, Any]) -> bool:
+        """Whether the label map is there: parts may have been copied without them."""
+        return "annotation" not in entry or (self.maps / entry["annotation"]["file_name"]).is_file()
 
     def allow_replacing(self) -> None:
         """Note that what is at the target from now on is this work's own, or may be replaced by it."""
@@ -115,38 +133,41 @@ class Parts:
         write_json(self.folder / _ABOUT, self.about)
 
     def move_maps(self, folder: Path) -> None:
-        """Put the label maps where they belong, in place of what is there. Raises MachineError."""
+        """Put the label maps where they belong, in place of those that are there.
+
+        Raises MachineError, and UsageError for a folder that is not this command's own.
+        """
+        if folder.exists() and not is_maps(folder):
+            raise UsageError("the label maps would replace a folder of yours", folder, "move it away")
+        write_atomic(self.maps / MARK, "label maps that gdseg pseudo-label wrote, and may replace\n")
         self.about["moved"] = True
         write_json(self.folder / _ABOUT, self.about)
+        aside = self.folder / _OLD_MAPS
         try:
             if folder.exists():
-                shutil.rmtree(folder)
-            self.maps.rename(folder)
+                shutil.rmtree(aside, ignore_errors=True)
+                rename_all([(folder, aside), (self.maps, folder)])
+            else:
+                self.maps.rename(folder)
         except OSError as error:
             raise cannot_write(folder, error) from error
-
-    def take_maps_back(self, folder: Path) -> None:
-        """Undo `move_maps` of a call that was interrupted after it."""
-        if self.about.get("moved") and not self.maps.exists() and folder.is_dir():
-            folder.rename(self.maps)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def close(self) -> None:
         """Close all files, and let others write the part."""
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
+        self._stop_reading()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._held.close()
 
     def remove(self) -> None:
         """Delete the folder: all is assembled."""
-        self.close()
-        _clear(self.folder)
+        with hold(self.folder, wait=_WAIT):
+            self.close()
+            _clear(self.folder)
         with contextlib.suppress(OSError):  # something of the user's is in it
             self.folder.rmdir()
-
-
-def parts_folder(target: Path) -> Path:
-    """Where the parts of a file or folder of labels are kept."""
-    return target.with_name(f"{target.name}.parts")
 
 
 def open_parts(target: Path, identity: dict[str, Any], count: int, shard: Shard, *, overwrite: bool) -> Parts:
@@ -156,34 +177,58 @@ def open_parts(target: Path, identity: dict[str, Any], count: int, shard: Shard,
     already, and where another process writes the same part.
     """
     folder = parts_folder(target)
-    about = _read_about(folder)
-    if overwrite or about is None:
-        if target.exists() and not overwrite:
-            what = "the folder exists" if target.is_dir() else "the file exists"
-            raise UsageError(what, target, "use --overwrite to replace it or name another --out")
-        _refuse_busy(folder, None)
-        _clear(folder)
-        about = {**json.loads(json.dumps(plain(identity))), "replaces": target.exists()}
-        write_json(folder / _ABOUT, about)
-    elif difference := _difference(about, json.loads(json.dumps(plain(identity)))):
-        what = f"labels of another {difference} are half done here"
-        raise UsageError(what, folder, "give the command that began them, or --overwrite to begin anew")
-    elif target.exists() and not about.get("replaces"):
-        raise UsageError("the file exists, and half-done labels beside it", target, "move one of them away")
-    return _opened(Parts(folder, about, count), shard)
+    identity = json.loads(json.dumps(plain(identity)))
+    with hold(folder, wait=_WAIT):  # shards may start at once, and one begins the folder
+        about = _read_about(folder)
+        if overwrite or about is None:
+            about = _begun(target, identity, overwrite=overwrite)
+        elif difference := _difference(about, identity):
+            what = f"labels of another {difference} are half done here"
+            raise UsageError(what, folder, "give the command that began them, or --overwrite to begin anew")
+        elif target.exists() and not about.get("replaces"):
+            raise UsageError(
+                "the file exists, and half-done labels beside it", target, "move one of them away"
+            )
+        return _opened(Parts(folder, about, count), shard, maps_folder(target))
 
 
-def _opened(parts: Parts, shard: Shard) -> Parts:
-    own = parts.folder / f"{shard[0]}-of-{shard[1]}.jsonl"
-    own.touch()
+def may_replace(target: Path) -> bool:
+    """Whether half-done labels are there that may replace what is at the target."""
+    return bool((_read_about(parts_folder(target)) or {}).get("replaces"))
+
+
+def _begun(target: Path, identity: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
+    """Begin the folder; what it holds is deleted, but only with overwrite."""
+    folder = parts_folder(target)
+    if target.exists() and not overwrite:
+        what = "the folder exists" if target.is_dir() else "the file exists"
+        raise UsageError(what, target, "use --overwrite to replace it or name another --out")
+    if not overwrite and any(_is_part(path) for path in folder.glob("*.jsonl")):
+        what = f"half-done labels without {_ABOUT}, which says what they are of"
+        raise UsageError(what, folder, "copy it from where they were made, or delete the folder")
+    _refuse_busy(folder, _BUSY)
+    _clear(folder)
+    about = {**identity, "replaces": overwrite}
+    write_json(folder / _ABOUT, about)
+    return about
+
+
+def _opened(parts: Parts, shard: Shard, maps: Path) -> Parts:
+    """Open the shard's part. maps: where a call that was interrupted late may have put the label maps."""
+    name = f"{shard[0]}-of-{shard[1]}"
+    own = parts.folder / f"{name}.jsonl"
     parts.files = [own]
-    file = parts._open[0] = own.open("r+b")
     try:
-        if not _lock(file):
-            raise UsageError("another process is labelling these images", own, "wait for it or stop it")
-        if shard == WHOLE:
-            _refuse_busy(parts.folder, own)
-        file.truncate(parts.read_all())
+        _refuse_busy(parts.folder, _BUSY if shard == WHOLE else re.compile(rf"(1-of-1|{name})\.lock"))
+        parts._held.enter_context(hold(parts.folder, f"{name}.lock"))
+        if parts.about.get("moved") and not parts.maps.exists() and is_maps(maps):
+            maps.rename(parts.maps)
+        own.touch()
+        parts._writer = own.open("r+b", buffering=0)
+        parts._writer.truncate(parts.read_all())
+    except OSError as error:
+        parts.close()
+        raise cannot_write(own, error) from error
     except BaseException:
         parts.close()
         raise
@@ -194,26 +239,16 @@ def _is_part(path: Path) -> bool:
     return _PART.fullmatch(path.name) is not None
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Lock a file till it is closed; False where another process holds it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
-def _refuse_busy(folder: Path, own: Path | None) -> None:
-    """Raise UsageError if a part of the folder, other than `own`, is being written."""
-    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
-        if path != own and _is_part(path):
-            with path.open("rb") as file:
-                if not _lock(file):
-                    raise UsageError("a shard is still being labelled", path, "wait till it is done")
+def _refuse_busy(folder: Path, names: re.Pattern[str]) -> None:
+    """Raise UsageError if a part of the folder whose lock has such a name is being written."""
+    for path in sorted(folder.glob("*.lock")):
+        if names.fullmatch(path.name):
+            try:
+                with hold(folder, path.name):
+                    pass
+            except UsageError as error:
+                what = f"a shard is still being labelled by another process, {path.stem}"
+                raise UsageError(what, folder, "wait till it is done, or stop it") from error
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
@@ -243,4 +278,5 @@ def _clear(folder: Path) -> None:
     for path in [*folder.glob("*.jsonl")] if folder.is_dir() else ():
         if _is_part(path):
             path.unlink()
-    shutil.rmtree(folder / "maps", ignore_errors=True)
+    for name in ("maps", _OLD_MAPS):
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -27,7 +27,7 @@ from gdseg.train.label_parts import WHOLE, Parts, Shard
 from gdseg.words import counted
 
 _AHEAD = 2  # images that a process is given at a time, so that it need not wait
-_MOST_JOBS, _IMAGES_A_JOB = 8, 8
+_MOST_JOBS, _IMAGES_A_JOB = 8, 2
 
 Task = tuple[int, Path, bool]  # number, image, whether it will be shown
 

@@ -4,9 +4,12 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import torch
 from PIL import Image
 from typer.testing import Result
 
+from gdseg import lock
 from gdseg.coco_json import coco_document
 from gdseg.data.coco import load_coco
 from gdseg.data.images import read_image
@@ -32,6 +36,8 @@ from gdseg.train.label_parts import Parts
 Gdseg = Callable[..., Result]
 LOW = ["distill.min_area=0", "--conf", "0.005"]
 COUNT = 7
+NONE = [b'{"n": 99, "failed": "x"}', b"[]", b"xx", b'{"n": "a"}', b'{"n": 0}', b'{"n": 1, "best": null}']
+NONE += [b'{"n": 2, "best": 0.5}', b'{"n": 2, "best": 0.5, "image": {}, "annotations": [{"score": null}]}']
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def labels(gdseg: Gdseg, photos: Path, *more: Any, out: str = "labels.json") -> Result:
-    return gdseg("pseudo-label", "runs/R", photos, *LOW, "--out", out, *more)
+    return gdseg("pseudo-label", "runs/R", photos, *LOW, "--jobs", 1, "--out", out, *more)
 
 
 @pytest.fixture
@@ -130,7 +136,7 @@ def test_a_part_torn_at_any_byte_is_gone_on_with(
         Path("labels.json").unlink()
     part.parent.mkdir()
     (part.parent / "about.json").write_bytes(about)
-    part.write_bytes(b'{"n": 99}\n[]\nxx\n{"n": "a"}\n' + text)
+    part.write_bytes(b"".join(line + b"\n" for line in NONE) + text)
     assert isinstance(labels(gdseg, photos).exception, DataError)
     assert written() == whole
 
@@ -266,16 +272,43 @@ def test_overwriting_is_gone_on_with_too(
 def test_two_processes_do_not_label_the_same_images(
     gdseg: Gdseg, whole: tuple[bytes, bytes], photos: Path
 ) -> None:
-    fcntl = pytest.importorskip("fcntl")
     assert labels(gdseg, photos, "--shard", "1/2").exit_code == 0
-    with Path("labels.json.parts/1-of-2.jsonl").open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with holder(Path("labels.json.parts"), "1-of-2.lock"):
         assert "another process" in str(labels(gdseg, photos, "--shard", "1/2").exception)
         assert labels(gdseg, photos, "--shard", "2/2").exit_code == 0
         for more in ((), ("--overwrite",)):
             assert "a shard is still being labelled" in str(labels(gdseg, photos, *more).exception)
+    with holder(Path("labels.json.parts"), "1-of-1.lock"):  # it puts them together
+        assert "1-of-1" in str(labels(gdseg, photos, "--shard", "2/2").exception)
     assert isinstance(labels(gdseg, photos).exception, DataError)
     assert written() == whole
+
+
+@contextmanager
+def holder(folder: Path, name: str) -> Iterator[None]:
+    """Another process that holds a lock."""
+    if lock.fcntl is None:
+        pytest.skip("no POSIX locks here")
+    script = (
+        "import sys; from pathlib import Path; from gdseg.lock import hold\n"
+        "with hold(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True); sys.stdin.readline()\n"
+    )
+    command = [sys.executable, "-c", script, str(folder.absolute()), name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield
+        process.communicate("\n")
+
+
+def test_parts_that_cannot_be_gone_on_with_are_not_deleted(
+    gdseg: Gdseg, small_run: Path, photos: Path
+) -> None:
+    assert labels(gdseg, photos, "--shard", "1/2").exit_code == 0
+    Path("labels.json.parts/about.json").unlink()
+    for more in ((), ("--shard", "2/2")):
+        assert "without about.json" in str(labels(gdseg, photos, *more).exception)
+    assert Path("labels.json.parts/1-of-2.jsonl").stat().st_size > 0
 
 
 @pytest.mark.parametrize("word", ["0/2", "3/2", "2", "a/b", "-1/2", "1/0"])

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from gdseg.cli.app import app
 from gdseg.data.dataset import open_dataset
 from gdseg.data.label_maps import read_ids, read_regions
-from gdseg.errors import InterruptedRun, UsageError
+from gdseg.errors import InterruptedRun, RecipeError, UsageError
 from gdseg.models.checkpoint import Network, save_network
 from gdseg.models.model import build_model
 from gdseg.recipe import Data, Recipe
@@ -106,7 +106,8 @@ def make(task: str, settings: list[str]) -> list[str]:
         pixels = np.random.default_rng(i).integers(0, 255, (48, 64, 3), dtype=np.uint8)
         Path(f"photos/{i % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(f"photos/{i % 2}/{i}.jpg")
-    low = ["distill.region_threshold=0.002", "distill.min_area=0", "--conf", "0.002"]
+    low = ["distill.region_threshold=0.002", "distill.min_area=0"]
+    low += ["--conf", "0.002"] if task == "panoptic" else []
     return ["pseudo-label", "net.safetensors", "photos", *low, "--jobs", "1"]
 
 
@@ -212,3 +213,20 @@ def test_objects_that_the_keep_rule_leaves_out_are_of_no_class(
         ids[ids == gone] = 255
         other = read_ids("less" / path.relative_to("labels"))
         assert np.array_equal(ids, other)
+
+
+def test_thresholds_of_objects_are_refused_for_regions(
+    gdseg: Callable[..., Result], tiny_settings: list[str]
+) -> None:
+    words = make("semantic", tiny_settings)
+    for more in (["--conf", "0.5"], ["distill.mask_threshold=0.5"]):
+        error = gdseg(*words, *more).exception
+        assert isinstance(error, UsageError)
+        assert "distill.region_threshold" in str(error.hint)
+    for key in ("class_threshold: 0.5", "classes: {sky: {class_threshold: 0.5}}"):
+        Path("keep.yaml").write_text(key)
+        error = gdseg(*words, "--keep", "keep.yaml").exception
+        assert isinstance(error, RecipeError)
+        assert "class_threshold: of objects" in error.what
+    none = gdseg(*words, "distill.region_threshold=1")
+    assert "which is not enough: lower distill.region_threshold" in " ".join(none.stderr.split())
