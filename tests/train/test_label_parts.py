@@ -49,7 +49,7 @@ def test_shards_that_begin_at_once_keep_each_others_parts() -> None:
     for process in running:
         assert process.stdin is not None
         process.stdin.write("\n")
-        process.stdin.flush()
+        process.stdin.close()
     assert [process.wait(120) for process in running] == [0] * 4
     with opened(40) as parts:
         assert [found["n"] for found in parts.entries()] == [*range(40)]
