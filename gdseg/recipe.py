@@ -261,6 +261,7 @@ class Distill:
     background_weight: float = key(1.0, "unlabelled images: weight of the class loss where there is no pseudo-label; less than 1 where the teacher misses objects, which are then no firm background (after Soft Teacher, arXiv 2106.09018 §3.2)", low=0.0)
     final_steps: int = key(0, "the last steps train on labels alone, which wash out what pseudo-labels got wrong", low=0)
     teacher_flip: bool = key(False, "the teacher also looks at the mirrored image; what it finds in both is averaged, what in one alone scores half")
+    teacher_scales: list[float] = key([], "and at each of these multiples of the image's size, as [1.5] (with teacher_flip mirrored too); what it finds in several looks is averaged, a look that does not find it again counts with score 0", low=0.1, high=10.0)
     score: str = key("class", "what the thresholds are compared with: class (score, as in the paper), or class_mask (times the mean mask probability)", choices=["class", "class_mask"])
     thresholds: str = key("fixed", "of each class: fixed (class_threshold), prior (as many pseudo-labels an image as labelled objects, LabelMatch, arXiv 2206.06608 §3.2), or ema (class_threshold in proportion to the mean score, FreeMatch, arXiv 2205.07246 §4.2)", choices=["fixed", "prior", "ema"])
     threshold_rate: float = key(0.01, "prior: most that a threshold moves in a step; ema: share of the newest scores in the mean", low=0.0, high=1.0)
@@ -290,6 +291,12 @@ class Distill:
     alarm_drift: float = key(0.5, "warn when the classes of pseudo-labels and of labels differ by more than this share of objects (total variation); 1: never", low=0.0, high=1.0)
     alarm_agreement: float = key(0.0, "warn when the student finds less than this share of the pseudo-labels again (F1 at mask IoU 0.5, looked at once a log line); 0: not looked at", low=0.0, high=1.0)
     fallback: str = key("none", "while a warning holds: none, freeze (the teacher stays as it is while the student finds less than alarm_agreement again), raise (the thresholds move 0.05 a log line, at most half-way to 0 or 1, towards fewer pseudo-labels, or more where there are too few; not for drift)", choices=["none", "freeze", "raise"])
+
+    @property
+    def looks(self) -> list[tuple[float, bool]]:
+        """(scale, flipped) of each look that the teacher takes at an image, first at the image as it is."""
+        flips = (False, True) if self.teacher_flip else (False,)
+        return [(scale, flip) for scale in (1.0, *self.teacher_scales) for flip in flips]
 
 
 @dataclass

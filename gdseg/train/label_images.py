@@ -23,8 +23,8 @@ from gdseg.models.decode_maps import Canvas
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill, Inference
 from gdseg.structures import Batch, LayerOutput, Predictions
+from gdseg.train.looks import all_looks
 from gdseg.train.pseudo import choose, class_scores
-from gdseg.train.two_views import second_look
 from gdseg.view.plots import is_number, read_lines
 
 
@@ -73,11 +73,9 @@ def _text(value: object) -> str:
 def looked(predictor: Predictor, image: Tensor, rule: Distill, side: int = 0) -> tuple[Batch, LayerOutput]:
     """What the teacher sees in an image [C, H, W], or a tile of `side`: the batch of one, the final layer."""
     batch, outputs = predictor.outputs(image, side)
-    if not rule.teacher_flip:
-        return batch, outputs.final
     network = predictor.network
-    softmax = network.recipe.softmax_classes
-    return batch, second_look(outputs.final, network.model, batch, network.recipe, softmax=softmax)
+    recipe = replace(network.recipe, distill=rule)
+    return batch, all_looks(outputs.final, network.model, batch, recipe, recipe.softmax_classes)
 
 
 def label_image(

@@ -19,10 +19,10 @@ from gdseg.models.model import SegmentationModel, build_model
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
 from gdseg.train.ema import update_ema
+from gdseg.train.looks import all_looks
 from gdseg.train.pseudo import class_scores, pseudo_targets
 from gdseg.train.pseudo_maps import pseudo_maps
 from gdseg.train.thresholds import ClassThresholds
-from gdseg.train.two_views import second_look
 from gdseg.train.watch import agreement
 from gdseg.words import counted
 
@@ -80,9 +80,7 @@ class Teacher:
         self, model: SegmentationModel, batch: Batch, softmax: bool, *, hear: bool = False
     ) -> list[Targets]:
         """What the rule makes of a network's answer; hear: the thresholds take note of it."""
-        found = forward(model, batch, self.recipe).final
-        if self.recipe.distill.teacher_flip:
-            found = second_look(found, model, batch, self.recipe, softmax=softmax)
+        found = all_looks(forward(model, batch, self.recipe).final, model, batch, self.recipe, softmax)
         if hear:
             self.thresholds.hear(*class_scores(found.logits, softmax))
         values = self.thresholds.values

@@ -218,7 +218,8 @@ def test_the_student_learns_without_any_pseudo_label_and_the_alarm_says_so(
 
 
 EVERYTHING = [
-    "distill.thresholds=prior", "distill.teacher_flip=true", "distill.score=class_mask", "distill.pixel_margin=0.1",
+    "distill.thresholds=prior", "distill.teacher_flip=true", "distill.teacher_scales=[1.5]",
+    "distill.score=class_mask", "distill.pixel_margin=0.1",
     "distill.paste_pseudo=0.5", "distill.cutmix=0.5", "distill.ema_ramp=true", "distill.unlabelled_ramp_steps=3",
     "distill.final_steps=1", "distill.alarm_agreement=1", "distill.fallback=raise", "distill.copy_paste=0.5",
 ]  # fmt: skip
