@@ -15,6 +15,7 @@ from gdseg.cli.progress import progress
 from gdseg.cli.pseudo_label_report import report, say_if_empty, say_shard, sheet_title
 from gdseg.cli.run_options import recipe_changes
 from gdseg.errors import RecipeError, UsageError
+from gdseg.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -140,8 +141,12 @@ def command(
     changes = recipe_changes({"conf": conf, "overrides": overrides}, conf="distill.class_threshold")
     folder = _folder(predictor, paths, target, changes, keep, sample)
     known = _read_truth(truth, folder)
-    with progress("image", quiet=quiet or as_json) as tell:
-        folder.label(str(chosen), number, share, tell, _say_skipped, overwrite=overwrite)
+    silent = quiet or as_json
+    with progress("image", quiet=silent) as tell:
+        found = (lambda done, total: None) if silent else _say_found
+        folder.label(
+            str(chosen), number, share, overwrite=overwrite, tell=tell, skipped=_say_skipped, found=found
+        )
     if shard is not None:
         say_shard(folder, shard, as_json=as_json, quiet=quiet)
         return
@@ -241,6 +246,11 @@ def _read_truth(path: Path | None, folder: Folder) -> LabelTruth | None:
     network = folder.predictor.network
     ignore_label = network.recipe.data.ignore_label
     return read_truth(path, network.recipe.task, folder.paths, network.table, ignore_label)
+
+
+def _say_found(done: int, total: int) -> None:
+    rest = f"the other {total - done} now" if done < total else "none is left"
+    err.print(f"{done} of {counted(total, 'image')} are labelled already, {rest}", highlight=False)
 
 
 def _say_skipped(path: Path, why: str) -> None:

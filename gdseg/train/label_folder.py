@@ -73,9 +73,19 @@ class Folder:
         return self._order("cpu").applied(self.predictor.classes)
 
     def label(
-        self, device: str, jobs: int, shard: Shard, tell: Tell, skipped: Skipped, *, overwrite: bool
+        self,
+        device: str,
+        jobs: int,
+        shard: Shard,
+        *,
+        overwrite: bool,
+        tell: Tell,
+        skipped: Skipped,
+        found: Tell,
     ) -> None:
         """Label what is not labelled yet, of all images or of a shard, into `parts_folder(target)`.
+
+        tell, skipped, found: as in `label_all`.
 
         Raises UsageError as `open_parts`, and what `label_all` raises.
         """
@@ -91,7 +101,14 @@ class Folder:
             ours = None if jobs > 1 else self.predictor
             try:
                 label_all(
-                    self._order(device), images, parts, jobs=jobs, predictor=ours, tell=tell, skipped=skipped
+                    self._order(device),
+                    images,
+                    parts,
+                    jobs=jobs,
+                    predictor=ours,
+                    tell=tell,
+                    skipped=skipped,
+                    found=found,
                 )
             except InterruptedRun as stop:
                 if overwrite:

@@ -64,14 +64,19 @@ def label_all(
     predictor: Predictor | None = None,
     tell: Callable[[int, int], None] = lambda done, total: None,
     skipped: Callable[[Path, str], None] = lambda path, why: None,
+    found: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Label the shard's images that `parts` lack; `tell` is called after each, `skipped` for unreadable ones.
+
+    found: called first, with how many `parts` have already, if any.
 
     predictor: the network, where it is there already. Raises InterruptedRun for Ctrl-C and SIGTERM,
     MachineError where a process dies, and the first error of one.
     """
     waiting = [n for n in images.numbers if not parts.done(n)]
     done = len(images.numbers) - len(waiting)
+    if done:
+        found(done, len(images.numbers))
     tasks = ((n, images.paths[n], n in images.shown) for n in waiting)
     try:
         with _sigterm_as_ctrl_c(), contextlib.closing(_labelled(order, tasks, jobs, predictor)) as entries:

@@ -224,7 +224,9 @@ def test_a_missing_shard_is_labelled_by_the_command_without(
     gdseg: Gdseg, whole: tuple[bytes, bytes], photos: Path
 ) -> None:
     assert labels(gdseg, photos, "--shard", "2/2").exit_code == 0
-    assert isinstance(labels(gdseg, photos).exception, DataError)
+    result = labels(gdseg, photos)
+    assert isinstance(result.exception, DataError)
+    assert "images are labelled already, the other" in result.stderr
     assert written() == whole
 
 
