@@ -82,6 +82,8 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield "copy_paste needs task: instance"
     if distill.ignore_threshold and distill.ignore_threshold > distill.class_threshold:
         yield "distill.ignore_threshold must not exceed distill.class_threshold"
+    if len(set(distill.looks)) < len(distill.looks):
+        yield "distill.teacher_scales must not repeat; 1 is looked at in any case"
     if distill.final_steps >= distill.steps:
         yield "distill.final_steps must be fewer than distill.steps"
     if (distill.paste_pseudo or distill.cutmix) and distill.unlabelled_batch_size < 2:

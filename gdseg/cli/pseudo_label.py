@@ -249,8 +249,8 @@ def _read_truth(path: Path | None, folder: Folder) -> LabelTruth | None:
 
 
 def _say_found(done: int, total: int) -> None:
-    rest = f"the other {total - done} now" if done < total else "none is left"
-    err.print(f"{done} of {counted(total, 'image')} are labelled already, {rest}", highlight=False)
+    rest = f"{total - done} to do" if done < total else "none to do"
+    err.print(f"labelled already: {done} of {counted(total, 'image')}, {rest}", highlight=False)
 
 
 def _say_skipped(path: Path, why: str) -> None:

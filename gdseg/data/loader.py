@@ -180,7 +180,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32, boxes_relative_to: str
     the padded canvas, or stay shares of the image (`loss.boxes_relative_to`).
     """
     sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
-    height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
+    height, width = _canvas(sizes, divisor)
     strong = [s.strong for s in samples if s.strong is not None]
     return Batch(
         [s.image_id for s in samples],
@@ -192,9 +192,19 @@ def collate(samples: Sequence[Sample], divisor: int = 32, boxes_relative_to: str
     )
 
 
+def stack(images: Sequence[Tensor], divisor: int = 32) -> Tensor:
+    """Images [C, h, w] in one tensor, as `collate` pads them."""
+    return _stack(images, *_canvas([(image.shape[-2], image.shape[-1]) for image in images], divisor))
+
+
+def _canvas(sizes: Sequence[tuple[int, int]], divisor: int) -> tuple[int, int]:
+    height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
+    return height, width
+
+
 def _stack(images: Sequence[Tensor], height: int, width: int) -> Tensor:
     dtype = torch.float32 if any(image.is_floating_point() for image in images) else images[0].dtype
-    stacked = torch.zeros(len(images), images[0].shape[0], height, width, dtype=dtype)
+    stacked = images[0].new_zeros((len(images), images[0].shape[0], height, width), dtype=dtype)
     for place, image in zip(stacked, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = image
     return stacked

@@ -1,4 +1,4 @@
-"""How much masks have in common. Called by suppression.py and train/ (two views, agreement of networks)."""
+"""How much masks have in common. Called by suppression.py and train/ (looks, agreement of networks)."""
 
 from __future__ import annotations
 

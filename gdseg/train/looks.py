@@ -1,6 +1,6 @@
 """A teacher that looks more than once: mirrored, at other sizes (`distill.teacher_flip`, `teacher_scales`).
 
-Queries of two passes have no common order, so each query of the first is paired with the one of another
+Queries of two passes have no common order, so each query of the first look is paired with the one of another
 whose mask is most alike. What is seen again is averaged; a look that does not see it again counts with
 score 0, which makes the score a measure of agreement (Data Distillation, arXiv 1712.04440 §4 ensembles
 flips and scales so; pairing by masks and the 0 are ours). Called by teacher.py and label_images.py.
@@ -9,13 +9,14 @@ Letters: B batch, Q queries, K class logits, h w mask at stride 4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gdseg.data.loader import stack
 from gdseg.infer.run import forward
 from gdseg.models.mask_iou import mask_iou
 from gdseg.models.model import SegmentationModel
@@ -23,7 +24,6 @@ from gdseg.recipe import Recipe
 from gdseg.structures import Batch, LayerOutput
 
 _ALIKE = 0.5  # least mask IoU of a pair
-_SIDE = 32  # a network's coarsest stride
 
 
 def all_looks(
@@ -33,12 +33,13 @@ def all_looks(
 
     softmax: whether the network's class logits include no-object.
     """
-    looks = []
+    if len(recipe.distill.looks) == 1:
+        return first
+    mean = Mean(first, batch, softmax, image_boxes=recipe.loss.boxes_relative_to == "image")
     for scale, flip in recipe.distill.looks[1:]:
         seen = resized(batch, scale)
-        found = forward(model, mirrored(seen) if flip else seen, recipe).final
-        looks.append(brought_back(found, first, batch, flip))
-    return agreed(first, looks, batch, softmax) if looks else first
+        mean.add(forward(model, mirrored(seen) if flip else seen, recipe).final, seen, flip)
+    return mean.output()
 
 
 def mirrored(batch: Batch) -> Batch:
@@ -50,111 +51,120 @@ def mirrored(batch: Batch) -> Batch:
 
 
 def resized(batch: Batch, scale: float) -> Batch:
-    """The images at a multiple of their size; both sides of the canvas are rounded to strides of the network.
-
-    Each image fills the same share of the canvas, to a pixel, so that masks and boxes need only resizing.
-    """
+    """The images at a multiple of their size, float32 unless it is 1, padded anew."""
     if scale == 1:
         return batch
-    old = batch.images.shape[-2:]
-    new = [max(_SIDE, round(side * scale / _SIDE) * _SIDE) for side in old]
-    images = batch.images.new_zeros((*batch.images.shape[:2], *new))
-    sizes = [(_part(h, old[0], new[0]), _part(w, old[1], new[1])) for h, w in batch.sizes]
-    for i, ((height, width), size) in enumerate(zip(batch.sizes, sizes, strict=True)):
-        own = batch.images[i : i + 1, :, :height, :width]
-        images[i, :, : size[0], : size[1]] = F.interpolate(own, size, mode="bilinear", antialias=True)[0]
-    return replace(batch, images=images, sizes=sizes)
-
-
-def _part(length: int, old: int, new: int) -> int:
-    return max(1, round(length * new / old))
-
-
-@torch.no_grad()
-def brought_back(found: LayerOutput, first: LayerOutput, batch: Batch, flip: bool) -> LayerOutput:
-    """A look at `batch`, resized and perhaps mirrored, as if it had been a look at `batch` itself."""
-    assert found.masks is not None
-    assert first.masks is not None
-    shape = first.masks.shape[-2:]
-    masks = found.masks.float()
-    if masks.shape[-2:] != shape:
-        masks = F.interpolate(masks, shape, mode="bilinear", align_corners=False)
-    boxes = found.boxes_cxcywh
-    if flip:
-        shares = [width / batch.images.shape[-1] for _, width in batch.sizes]
-        masks = torch.stack([unflip(own, share) for own, share in zip(masks, shares, strict=True)])
-        if boxes is not None:
-            x = boxes.new_tensor(shares)[:, None] - boxes[..., 0]
-            boxes = torch.cat([x[..., None], boxes[..., 1:]], -1)
-    return LayerOutput(found.name, found.logits, masks, boxes)
-
-
-@torch.no_grad()
-def agreed(first: LayerOutput, looks: Sequence[LayerOutput], batch: Batch, softmax: bool) -> LayerOutput:
-    """`first` [B, Q, ..] averaged with other looks at `batch`; softmax: logits include no-object."""
-    assert first.masks is not None
-    tall, full = batch.images.shape[-2:]
     images = []
-    for i, (height, width) in enumerate(batch.sizes):
-        inside = _inside(first.masks[i], height / tall, width / full)
-        images.append(
-            _mean(*(_Image.of(each, i, softmax) for each in (first, *looks)), inside=inside, softmax=softmax)
-        )
-    return LayerOutput(
-        first.name,
-        torch.stack([_logits(image.scores, softmax) for image in images]),
-        torch.stack([image.masks for image in images]),
-        None if first.boxes_cxcywh is None else torch.stack([image.boxes for image in images]),
-    )
+    for image, (height, width) in zip(batch.images, batch.sizes, strict=True):
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        own = image[None, :, :height, :width].float()  # a GPU cannot resize bytes so
+        images.append(F.interpolate(own, size, mode="bilinear", antialias=True)[0])
+    return replace(batch, images=stack(images), sizes=[(i.shape[-2], i.shape[-1]) for i in images])
 
 
-@dataclass
-class _Image:
-    """What a look says of one image: scores [Q, K], masks [Q, h, w], boxes [Q, 4] (of none: nothing)."""
+class Mean:
+    """The mean of several looks at a batch, over what each query of the first one is in all of them."""
 
-    scores: Tensor
-    masks: Tensor
-    boxes: Tensor
+    def __init__(self, first: LayerOutput, batch: Batch, softmax: bool, *, image_boxes: bool = False) -> None:
+        """image_boxes: boxes are shares of the image, not of the padded canvas."""
+        assert first.masks is not None
+        self.first, self.batch, self.softmax, self.image_boxes = first, batch, softmax, image_boxes
+        self.looks = 1
+        self.scores = [_probabilities(logits, softmax) for logits in first.logits]
+        self.masks = first.masks.float().clone()
+        self.boxes = None if first.boxes_cxcywh is None else first.boxes_cxcywh.clone()
+        self.times = torch.ones(first.masks.shape[:2], device=first.masks.device)
 
-    @classmethod
-    def of(cls, found: LayerOutput, i: int, softmax: bool) -> _Image:
+    @torch.no_grad()
+    def add(self, found: LayerOutput, seen: Batch, flip: bool) -> None:
+        """A look's final layer; seen: what it looked at, before it was mirrored if `flip`."""
+        assert self.first.masks is not None
         assert found.masks is not None
-        masks, boxes = found.masks[i].float(), found.boxes_cxcywh
-        boxes = masks.new_zeros(len(masks), 4) if boxes is None else boxes[i]
-        return cls(_probabilities(found.logits[i], softmax), masks, boxes)
+        self.looks += 1
+        for i in range(len(self.batch)):
+            own, inside = self.first.masks[i], self._inside(i)
+            back = brought_back(found.masks[i].float(), own.shape[-2:], *self._shares(i, seen), flip)
+            pair, alike = _pairs(own[:, inside], back[:, inside])
+            again = alike.float()
+            probabilities = _probabilities(found.logits[i][pair], self.softmax)
+            self.scores[i] += _seen_again(probabilities, alike, self.softmax)
+            self.masks[i] += back[pair] * again[:, None, None]
+            self.times[i] += again
+            if self.boxes is not None and found.boxes_cxcywh is not None:
+                self.boxes[i] += self._boxes_back(found.boxes_cxcywh[i][pair], i, seen, flip) * again[:, None]
+
+    @torch.no_grad()
+    def output(self) -> LayerOutput:
+        """As the first look's final layer; its masks outside of the images stay as they are."""
+        assert self.first.masks is not None
+        masks = self.masks.div_(self.times[..., None, None])
+        for i in range(len(self.batch)):
+            outside = ~self._inside(i)
+            masks[i][:, outside] = self.first.masks[i][:, outside].float()
+        boxes = None if self.boxes is None else self.boxes / self.times[..., None]
+        logits = [_logits(scores / self.looks, self.softmax) for scores in self.scores]
+        return LayerOutput(self.first.name, torch.stack(logits), masks, boxes)
+
+    def _shares(self, i: int, seen: Batch) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The shares of both sides of the canvas that image i fills in the first look, and in `seen`."""
+        tall, wide = self.batch.images.shape[-2:]
+        high, far = seen.images.shape[-2:]
+        own, other = self.batch.sizes[i], seen.sizes[i]
+        return (own[0] / tall, own[1] / wide), (other[0] / high, other[1] / far)
+
+    def _inside(self, i: int) -> Tensor:
+        """Cells of the first look's masks whose centres lie in image i: bool [h, w].
+
+        The padding has no mirrored counterpart: it would be filled with the image's edge.
+        """
+        assert self.first.masks is not None
+        shares, _ = self._shares(i, self.batch)
+        device, sides = self.first.masks.device, self.first.masks.shape[-2:]
+        rows, columns = (
+            torch.arange(n, device=device) + 0.5 < share * n for n, share in zip(sides, shares, strict=True)
+        )
+        return rows[:, None] & columns
+
+    def _boxes_back(self, boxes: Tensor, i: int, seen: Batch, flip: bool) -> Tensor:
+        """Boxes [Q, 4] of a look at `seen` as the first look has them."""
+        (tall, wide), (high, far) = self._shares(i, seen)
+        if self.image_boxes:
+            tall = wide = high = far = 1.0
+        back = boxes * boxes.new_tensor([wide / far, tall / high] * 2)
+        if flip:
+            back[:, 0] = wide - back[:, 0]
+        return back
 
 
-def _mean(first: _Image, *looks: _Image, inside: Tensor, softmax: bool) -> _Image:
-    """The mean of what each query of `first` is in all looks; its mask outside of `inside` stays as it is."""
-    scores, masks, boxes = first.scores.clone(), first.masks.clone(), first.boxes.clone()
-    times = torch.ones(len(masks), 1, device=masks.device)
-    for look in looks:
-        pair, alike = _pairs(first.masks[:, inside], look.masks[:, inside])
-        again = alike[:, None].to(masks.dtype)
-        scores += _seen_again(look.scores[pair], alike, softmax)
-        masks += look.masks[pair] * again[..., None]
-        boxes += look.boxes[pair] * again
-        times += again
-    masks = torch.where(inside, masks / times[..., None], first.masks)
-    return _Image(scores / (1 + len(looks)), masks, boxes / times)
+def brought_back(
+    masks: Tensor, size: torch.Size, own: tuple[float, float], other: tuple[float, float], flip: bool
+) -> Tensor:
+    """Masks [Q, ..] of a look, on the first look's grid [.., h, w].
 
-
-def unflip(masks: Tensor, share: float) -> Tensor:
-    """Mask logits [Q, h, w] of a mirrored image that fills `share` of the width; linear between cells."""
-    w = masks.shape[-1]
-    place = (share * w - 1 - torch.arange(w, device=masks.device)).clamp(0, w - 1)
-    low = place.floor().long()
-    high = (low + 1).clamp(max=w - 1)
-    return torch.lerp(masks[..., low], masks[..., high], (place - low).to(masks.dtype))
-
-
-def _inside(masks: Tensor, tall: float, wide: float) -> Tensor:
-    """Cells of masks [Q, h, w] whose centres lie in the image, these shares of both sides: bool [h, w].
-
-    The padding has no mirrored counterpart: `unflip` fills it with the image's edge.
+    own, other: the shares of both sides that the image fills in the first look's grid and in this one.
     """
-    rows, columns = (torch.arange(n, device=masks.device) + 0.5 for n in masks.shape[-2:])
-    return (rows < tall * len(rows))[:, None] & (columns < wide * len(columns))
+    if own != other or masks.shape[-2:] != size:
+        masks = _resampled(masks.mT, size[0], own[0], other[0], flip=False).mT
+    elif not flip:
+        return masks
+    return _resampled(masks, size[1], own[1], other[1], flip=flip)
+
+
+def _resampled(masks: Tensor, n: int, own: float, other: float, *, flip: bool) -> Tensor:
+    """Masks [.., m], of which the image fills the share `other`, at n cells, of which it fills `own`.
+
+    Linear between cells of the image; places beyond them have the value of the last one.
+    """
+    m = masks.shape[-1]
+    cells = other * m
+    step = cells / (own * n)  # cells of `masks` for each of the n
+    start = cells - 0.5 - step / 2 if flip else step / 2 - 0.5
+    place = start + torch.arange(n, device=masks.device) * (-step if flip else step)
+    last = max(0, min(m, math.ceil(cells - 1e-6)) - 1)
+    place = place.clamp(0, last)
+    low = place.floor().long()
+    high = (low + 1).clamp(max=last)
+    return torch.lerp(masks[..., low], masks[..., high], (place - low).to(masks.dtype))
 
 
 def _pairs(own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

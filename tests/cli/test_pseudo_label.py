@@ -21,7 +21,7 @@ from gdseg.predict import load_model
 from gdseg.recipe import Data, Distill, Inference
 from gdseg.structures import Predictions
 from gdseg.train.label_images import label_image, moved_thresholds, not_applied
-from gdseg.train.looks import agreed, brought_back
+from gdseg.train.looks import Mean
 from gdseg.train.pseudo import pseudo_targets
 from gdseg.view.draw import Pixels
 from gdseg.view.sheets import Sheet
@@ -114,8 +114,9 @@ def test_a_teacher_that_looks_twice_labels_so(tiny_checkpoint: Path, small_data:
     image = read_image(small_data / "train" / "1.png")[..., :96]  # 96 x 96: no padding to be mirrored
     batch, first = predictor.outputs(image)
     _, other = predictor.outputs(image.flip(-1))
-    second = brought_back(other.final, first.final, batch, True)
-    both = agreed(first.final, [second], batch, softmax=False)
+    mean = Mean(first.final, batch, softmax=False)
+    mean.add(other.final, batch, True)
+    both = mean.output()
     scores = both.logits.sigmoid().amax(-1)[0].sort(descending=True).values
     assert not torch.allclose(scores, first.final.logits.sigmoid().amax(-1)[0].sort(descending=True).values)
     rule = replace(recipe.distill, min_area=0.0, class_threshold=float(scores[4]), teacher_flip=True)

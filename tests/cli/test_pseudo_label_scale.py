@@ -215,7 +215,9 @@ def test_shards_are_put_together_by_the_command_without(
     }
     assert labels(gdseg, photos, "--shard", "2/3").exit_code == 0
     os.rename("one/1-of-3.jsonl", "labels.json.parts/1-of-3.jsonl")
-    assert "all are done" in labels(gdseg, photos, "--shard", "2/3").stderr
+    again = labels(gdseg, photos, "--shard", "2/3").stderr
+    assert "none to do" in again
+    assert "all are done" in again
     assert isinstance(labels(gdseg, photos).exception, DataError)
     assert written() == whole
 
@@ -226,7 +228,7 @@ def test_a_missing_shard_is_labelled_by_the_command_without(
     assert labels(gdseg, photos, "--shard", "2/2").exit_code == 0
     result = labels(gdseg, photos)
     assert isinstance(result.exception, DataError)
-    assert "images are labelled already, the other" in result.stderr
+    assert "labelled already: 3 of 7 images, 4 to do" in result.stderr
     assert written() == whole
 
 
