@@ -1,9 +1,11 @@
 """What `gdseg budget` must train: arms (variant, ratio, seed, kind) and the runs behind them, each run once.
 
-Kinds of arms, with the same count of optimiser steps in the end, so that a student wins by data and not by
-training longer: `labels` trains on the labelled part alone for train.steps + distill.steps, `teacher` for
-train.steps, `student` is distilled from that teacher for distill.steps, `all` trains on all labels for as
-long as `labels`. Two arms whose runs could not differ share one. Called by budget.py.
+Kinds of arms, with the same count of optimiser steps in the end, so that a student does not win by more of
+them: `labels` trains on the labelled part alone for train.steps + distill.steps, `teacher` for train.steps,
+`student` is distilled from that teacher for distill.steps, `all` trains on all labels for as long as
+`labels`. Not the same count of images: a student's step also sees distill.unlabelled_batch_size unlabelled
+ones; `--arms labels,all train.steps=N` gives both as many. Two arms whose runs could not differ share one.
+Called by budget.py.
 """
 
 from __future__ import annotations
