@@ -31,12 +31,14 @@ EXAMPLES = """Examples:
   gdseg budget -r nuclei_maskdino --data nuclei --seeds 0,1,2   the recipe's own ratio
 
   gdseg budget --variant "soft: distill.weighting=score" --variant "no burn-in: distill.burn_in_steps=0"
+
+The gap is all labels minus labels alone (minus the teacher); told is what share of it the student closes.
 """
 BASE = "recipe"
 KINDS = {"labels": "labels alone", "teacher": "pretrained teacher", "student": "student", "all": "all labels"}
 GAINS = {  # what the second table tells, and the arms it needs
     "gain": ("over labels alone", {"labels", "student"}),
-    "gap_from_teacher": ("gap closed", {"student", "all"}),
+    "gap_from_teacher": ("gap from teacher", {"student", "all"}),
     "gap_from_labels": ("gap from labels", {"labels", "student", "all"}),
 }
 _T = TypeVar("_T")

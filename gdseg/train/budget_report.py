@@ -33,6 +33,7 @@ from gdseg.view.sheets import Sheet, spread
 from gdseg.words import counted
 from gdseg.writers import save_picture
 
+_LEAST_GAP = 0.005  # of a score: a smaller gap to all labels is noise, and no share of it is told
 # what a row of the table tells, each as mean, spread and values over seeds
 SCORES = (*KINDS, "average")
 GAINS = ("gain", "gap_from_teacher", "gap_from_labels", "over_first")
@@ -136,7 +137,7 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 def _share(part: float | None, whole: float | None) -> float | None:
-    return None if part is None or not whole or whole < 0 else part / whole
+    return None if part is None or whole is None or whole < _LEAST_GAP else part / whole
 
 
 def _spread(values: list[float | None]) -> dict[str, Any] | None:

@@ -142,6 +142,8 @@ def _announce(session: Session, labelled: int, unlabelled: int, guide_split: str
     say(f"distill: {images}, {counted(rule.steps, 'step')}, {session.run}")
     if not session.start_step:
         say(advice(labelled, session.recipe, "distill"))
+    if unlabelled <= labelled and session.recipe.data.unlabelled_has_labelled:
+        say("warning: all unlabelled images are the labelled ones; name others with --unlabelled DIR")
     if rule.burn_in_steps >= rule.steps:
         say("warning: burn-in does not end within these steps, the teacher stays as it is")
     if guide_split not in ("", session.split_sha256):

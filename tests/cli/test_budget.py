@@ -63,7 +63,10 @@ def test_a_tiny_experiment(gdseg, tiny_settings, tiny_data, tmp_path):
     assert "labels alone" in again.stdout
     assert "of the way to all labels" not in again.stdout  # no student, and so no table of its gains
     assert "minutes" in again.stdout
-    assert "not told without --arms student: over labels alone, gap closed, gap from labels" in again.stderr
+    assert (
+        "not told without --arms student: over labels alone, gap from teacher, gap from labels"
+        in again.stderr
+    )
     assert gdseg(*command, "--dry-run").stdout.count("finished") == 2
 
 

@@ -242,6 +242,7 @@ def test_gaps_are_paired_by_seed():
 
 
 def test_one_seed_has_no_spread_and_no_room_no_gap():
-    (line,) = summary([row(0, "teacher", 0.5), row(0, "student", 0.4), row(0, "all", 0.5)])
-    assert line["student"]["std"] is None
-    assert line["gap_from_teacher"] is None
+    for there, told in ((0.5, None), (0.504, None), (0.49, None), (0.506, [pytest.approx(-0.1 / 0.006)])):
+        (line,) = summary([row(0, "teacher", 0.5), row(0, "student", 0.4), row(0, "all", there)])
+        assert line["student"]["std"] is None
+        assert (line["gap_from_teacher"] or {"values": None})["values"] == told

@@ -38,7 +38,8 @@ def test_a_teacher_and_a_student_of_a_few_images(tiny_recipe, tmp_path, capfd, l
     assert 0 <= scores["teacher"]["mask_ap"] <= 1
     said = capfd.readouterr().err
     assert counted(labelled, "labelled image") in said
-    assert ("advice:" in said) is not followed
+    assert "data.ratio=1 (all labels that there are)" in said
+    assert ("backbone.freeze_stages=5" in said) is not followed
     distill(recipe, tmp_path / "run", find_checkpoint(tmp_path / "teacher", "teacher"), CPU)
     said = " ".join(capfd.readouterr().err.split())
     assert ("distill.burn_in_steps=2 (longer burn-in)" in said) is not followed
@@ -46,7 +47,8 @@ def test_a_teacher_and_a_student_of_a_few_images(tiny_recipe, tmp_path, capfd, l
     assert ("augment.copy_paste=0.5 augment.weak_colour=true augment.cutout_p=0.5" in said) is not followed
     assert (tmp_path / "run/checkpoints/last-student.safetensors").is_file()
     plan = describe(recipe, tmp_path / "other", CPU, "pretrain")
-    assert ("advice:" in plan) is not followed
+    assert "data.ratio=1" in plan
+    assert ("backbone.freeze_stages=5" in plan) is not followed
 
 
 def test_advice_is_for_few_images_only_and_its_keys_are_the_recipes():
@@ -100,3 +102,11 @@ def test_neither_verb_starts_without_an_object(tiny_recipe, tiny_data, tmp_path)
     path.write_text(json.dumps({**content, "annotations": [first]}))
     whole = tiny_recipe("maskdino", f"data.root={tmp_path / 'data'}", "data.ratio=1")
     assert sum(start.open_data(whole).some_counts()) == 1
+
+
+def test_a_stream_of_labelled_images_alone_is_told(tiny_recipe, tmp_path, capfd):
+    for ratio, told in ((1.0, True), (0.5, False)):
+        recipe = tiny_recipe("maskdino", f"data.ratio={ratio}", "train.steps=1", "distill.steps=1")
+        pretrain(recipe, tmp_path / f"teacher{ratio}", CPU)
+        distill(recipe, tmp_path / f"{ratio}", find_checkpoint(tmp_path / f"teacher{ratio}", "teacher"), CPU)
+        assert ("all unlabelled images are the labelled ones" in capfd.readouterr().err) is told
