@@ -40,7 +40,7 @@ def predictor(task: str, *queries: tuple[int, float, slice]) -> Any:
     batch = Batch(["x"], torch.zeros(1, 3, 16, 32), [(16, 32)], [(16, 32)], [None])
     recipe = Recipe(task=task)
     recipe.distill.class_threshold, recipe.distill.region_threshold, recipe.distill.min_area = 0.6, 0.5, 2.0
-    network = SimpleNamespace(recipe=recipe, things=[True, False, False], table=TABLE)
+    network = SimpleNamespace(model=None, recipe=recipe, things=[True, False, False], table=TABLE)
     outputs = Outputs([LayerOutput("final", logits, masks)])
     return SimpleNamespace(
         network=network, classes=["cat", "sky", "road"], outputs=lambda *_: (batch, outputs)
