@@ -83,7 +83,6 @@ def advice(labelled: int, recipe: Recipe, verb: str) -> str:
     """A sentence on what to try with fewer than 20 labelled images, of what the recipe does not do yet."""
     rule, augment = recipe.distill, recipe.augment
     tips = ["data.ratio=1 (all labels that there are)"] * (verb == "pretrain" and recipe.data.ratio < 1)
-    tips += ["backbone.freeze_stages=5 (frozen backbone)"] * (recipe.backbone.freeze_stages < 5)
     if verb == "distill" and rule.burn_in_steps < rule.steps // 2:
         tips.append(f"distill.burn_in_steps={rule.steps // 2} (longer burn-in)")
     stronger = ["augment.copy_paste=0.5"] * (recipe.task == "instance" and not augment.copy_paste)
