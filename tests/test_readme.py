@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from gdseg.cli.app import app
 from gdseg.data.cityscapes import CLASSES as CITYSCAPES
 from gdseg.recipe_table import official_recipes
-from gdseg.recipe_yaml import shipped_files
+from gdseg.recipe_yaml import load_recipe, shipped_files
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +31,20 @@ def test_every_gdseg_command_parses(command):
         assert words[0] in node.commands, command
         node = node.commands[words.pop(0)]
     node.make_context(node.name, words, parent=context)
+
+
+TRAINING = [c for c in COMMANDS if c.startswith(("gdseg pretrain", "gdseg budget")) and " .. " not in c]
+
+
+@pytest.mark.parametrize("command", TRAINING)
+def test_every_recipe_that_is_trained_is_a_sound_one(command):
+    """The recipe that is named, with the keys of the line and of each of its variants."""
+    words = shlex.split(command)[2:]
+    named = words[words.index("-r") + 1] if "-r" in words else "shapes_maskdino"
+    variants = [words[i + 1].split(":", 1)[1].split() for i, w in enumerate(words) if w == "--variant"]
+    keys = [w for w in words if re.fullmatch(r"[a-z_.]+=\S+", w)]
+    for own in variants or [[]]:
+        load_recipe("custom" if named == "my.yaml" else named, [*keys, *own])  # of which it is a copy
 
 
 def run(command: str) -> Result:

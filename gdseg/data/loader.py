@@ -29,6 +29,7 @@ from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Record, Sample, Targets
 
 Key = tuple[int, int]  # position in the stream, index of the record
+_DIVISOR = 32  # pixels: the coarsest stride of a backbone
 _SPARE_IMAGES = 9  # nobody has looked at each unlabelled image: the next stands in for a broken one
 
 
@@ -173,7 +174,7 @@ def _forgive_once(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
 
 
-def collate(samples: Sequence[Sample], divisor: int = 32, boxes_relative_to: str = "padded") -> Batch:
+def collate(samples: Sequence[Sample], divisor: int = _DIVISOR, boxes_relative_to: str = "padded") -> Batch:
     """Samples padded bottom and right to the largest, rounded up to a multiple of `divisor` pixels.
 
     Images and masks are padded with zeros, the ignore region with False; boxes become relative to
@@ -192,7 +193,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32, boxes_relative_to: str
     )
 
 
-def stack(images: Sequence[Tensor], divisor: int = 32) -> Tensor:
+def stack(images: Sequence[Tensor], divisor: int = _DIVISOR) -> Tensor:
     """Images [C, h, w] in one tensor, as `collate` pads them."""
     return _stack(images, *_canvas([(image.shape[-2], image.shape[-1]) for image in images], divisor))
 

@@ -22,7 +22,7 @@ def comparison(runs: Sequence[Run]) -> Section:
     """A row for each run; runs of different metrics do not share a curve."""
     best = {run.path: _as_columns(run.best()) for run in runs}
     there = [name for name in _COLUMNS if any(name in each for each in best.values())]
-    gaps = {run.path: _gap_closed(run, runs) for run in runs}
+    gaps = {run.path: _gap_from_teacher(run, runs) for run in runs}
     rows = []
     for run in runs:
         labelled = labelled_images(run)
@@ -37,14 +37,15 @@ def comparison(runs: Sequence[Run]) -> Section:
         "seed",
         "metric",
         *there,
-        *(["gap closed"] if any(gaps.values()) else []),
+        *(["gap from teacher"] if any(gaps.values()) else []),
     ]
     blocks: list[Block] = [Table("Best of each run on its validation images, %", header, rows)]
     if any(gaps.values()):
         text = (
-            "Gap closed: (student - pretrained teacher) / (all labels - pretrained teacher), against the mean"
+            "Gap from teacher: (student - pretrained teacher) / (all labels - pretrained teacher), against "
+            "the mean of the runs here that pretrained with every label."
         )
-        blocks.append(Text(f"{text} of the runs here that pretrained with every label.", ""))
+        blocks.append(Text(text, ""))
     for metric in dict.fromkeys(run.metric for run in runs):
         blocks += _budget([run for run in runs if run.metric == metric])
     return Section("Comparison", blocks)
@@ -55,7 +56,7 @@ def _as_columns(best: dict[str, float]) -> dict[str, float]:
     return {"pretrained teacher" if name == "teacher" else name: value for name, value in best.items()}
 
 
-def _gap_closed(run: Run, runs: Sequence[Run]) -> float | None:
+def _gap_from_teacher(run: Run, runs: Sequence[Run]) -> float | None:
     """Of a distillation, where the page also has pretraining with every label of the same data."""
     best = run.best()
     if not {"student", "pretrained teacher"} <= best.keys():

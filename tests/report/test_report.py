@@ -281,7 +281,7 @@ def test_without_networks_nothing_is_loaded(
 
 
 def test_several_runs_are_compared(runs_of: Runs, tmp_path: Path) -> None:
-    """Gap closed and label budget, from logs written by hand."""
+    """Gap from the teacher and label budget, from logs written by hand."""
     teacher, student = (copied(run, tmp_path / run.name) for run in runs_of("instance"))
     full = copied(teacher, tmp_path / "full")
     for run, role, ap in ((teacher, "teacher", 0.2), (student, "student", 0.35), (full, "teacher", 0.5)):
@@ -305,7 +305,9 @@ def test_several_runs_are_compared(runs_of: Runs, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.exception
     text = parsed(out).text
     assert "mask AP by label budget" in text
-    assert "metric pretrained teacher student gap closed" in text  # pretraining's network has one column
+    assert (
+        "metric pretrained teacher student gap from teacher" in text
+    )  # pretraining's network has one column
     assert re.search(r"student distill 4 0 mask AP 20\.0 35\.0 50\.0", text), text[
         :600
     ]  # (35 - 20) / (50 - 20)
