@@ -249,7 +249,10 @@ def _word(text: str) -> yaml.ScalarNode:
 
 
 def _unknown(path: str, kind: type = Recipe) -> str:
-    """`unknown key ..`, with the nearest known key: by the last part, within the same section first."""
+    """`unknown key ..`, with the nearest known key: by the last part, within the same section first.
+
+    Else the key whose explanation begins with these words, as train.lr's "learning rate".
+    """
     known = [name for name, _ in key_paths(kind)] + [f.name for f in dataclasses.fields(kind)]
     section, _, leaf = path.rpartition(".")
     homes = [k for k in known if k.rpartition(".")[0] == section] if section else []
@@ -258,6 +261,10 @@ def _unknown(path: str, kind: type = Recipe) -> str:
         near = difflib.get_close_matches(leaf, leaves, 1, 0.6)
         if near:
             return f"unknown key '{path}', did you mean '{leaves[near[0]]}'?"
+    words = leaf.replace("_", " ").lower()
+    for name, field in key_paths(kind):
+        if field.metadata.get("doc", "").lower().startswith(words):
+            return f"unknown key '{path}', did you mean '{name}'?"
     return f"unknown key '{path}'"
 
 

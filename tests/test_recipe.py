@@ -54,6 +54,7 @@ def test_all_faults_are_reported_at_once_with_line_and_nearest_key():
     ("text", "fault"),
     [
         ("burn_in: 3", "did you mean 'distill.burn_in_steps'?"),
+        ("train: {learning_rate: 1}", "unknown key 'train.learning_rate', did you mean 'train.lr'?"),
         ("train: {lr: .nan}", "must be a number"),
         ("train: {steps: 1.5}", "must be a whole number"),
         ("train: {tensorboard: 1}", "must be true or false"),

@@ -34,6 +34,12 @@ from gdseg.words import counted
 from gdseg.writers import save_picture
 
 _LEAST_GAP = 0.005  # of a score: a smaller gap to all labels is noise, and no share of it is told
+_SHOWN = {
+    "teacher": "pretrained teacher",
+    "labels": "labels alone",
+    "student": "student",
+    "all": "all labels",
+}
 # what a row of the table tells, each as mean, spread and values over seeds
 SCORES = (*KINDS, "average")
 GAINS = ("gain", "gap_from_teacher", "gap_from_labels", "over_first")
@@ -152,45 +158,52 @@ def _spread(values: list[float | None]) -> dict[str, Any] | None:
 def overlay_sheet(
     plan: Plan, results: Mapping[str, Result], out: Path, device: torch.device, conf: float, images: int
 ) -> Image.Image | None:
-    """Truth, teacher, labels alone, student and all labels beside each other on a few validation images.
+    """Truth, teacher, labels alone, student and all labels beside each other on validation images.
 
-    Of the first variant, ratio and seed whose student is there; None if none is.
+    Of each variant and ratio, with its first seed of which all these runs are there; `images` of them, or
+    one each where there are more variants and ratios. None if there is no student.
     """
-    scored = {arm: key for arm, key in plan.arms.items() if key in results and not results[key].diverged}
-    shown = next((arm for arm in scored if arm.kind == "student"), None)
-    if shown is None:
+    kinds = [kind for kind in _SHOWN if any(arm.kind == kind for arm in plan.arms)]
+    places: dict[tuple[str, float | None], dict[str, str]] = {}
+    for arm in plan.arms:
+        keys = {kind: plan.arms.get(arm._replace(kind=kind), "") for kind in kinds}
+        if all(key in results and not results[key].diverged for key in keys.values()):
+            places.setdefault((arm.variant, arm.ratio), keys)
+    if "student" not in kinds or not places:
         return None
-    files = {}
-    for kind, word in {
-        "teacher": "pretrained teacher",
-        "labels": "labels alone",
-        "student": "student",
-        "all": "all labels",
-    }.items():
-        if key := scored.get(shown._replace(kind=kind)):
-            role = "student" if kind == "student" else "teacher"
-            files[word] = find_checkpoint(run_folder(out, plan.jobs[key]), role)
-    recipe = plan.jobs[scored[shown]].recipe
-    title = (
-        f"{shown.variant}, seed {shown.seed}, {counted(results[scored[shown]].labelled, 'labelled image')}"
-    )
-    return _sheet(recipe, files, device, f"{title}: scores from {conf:g}", conf, images)
+    sheet = Sheet(f"Validation images, scores from {conf:g}", columns=1 + len(kinds))
+    for (variant, _), keys in places.items():
+        count = counted(results[keys["student"]].labelled, "labelled image")
+        files = {
+            _SHOWN[kind]: find_checkpoint(
+                run_folder(out, plan.jobs[key]), "student" if kind == "student" else "teacher"
+            )
+            for kind, key in keys.items()
+        }
+        recipe = plan.jobs[keys["student"]].recipe
+        title = f"{variant}, {count}, seed {recipe.seed}"
+        _add_rows(sheet, recipe, files, device, title, conf, max(1, images // len(places)))
+    return sheet.render()
 
 
-def _sheet(
-    recipe: Recipe, files: Mapping[str, Path], device: torch.device, title: str, conf: float, images: int
-) -> Image.Image:
+def _add_rows(
+    sheet: Sheet,
+    recipe: Recipe,
+    files: Mapping[str, Path],
+    device: torch.device,
+    title: str,
+    conf: float,
+    images: int,
+) -> None:
     dataset = open_dataset(recipe.data, ("val",), task=recipe.task)
     networks = {word: Predictor(load_network(file, device), device, file) for word, file in files.items()}
-    sheet = Sheet(title, columns=1 + len(networks))
     filled = [record for record in dataset.val if record.label_map or record.annotations] or dataset.val
     for record in (filled[i] for i in spread(len(filled), images)):
         image = read_image(record.path, None)
         pixels, tensor = displayable(image), as_tensor(record.path, recipe.backbone.in_channels)
         labels = with_masks(record, dataset.task)
         truth, crowds = (truth_predictions(labels, dataset.classes, crowds=c) for c in (False, True))
-        sheet.add(pixels, truth, f"truth: {len(truth)}", crowds)
+        sheet.add(pixels, truth, f"{title}; truth: {len(truth)}", crowds)
         for word, network in networks.items():
             found = network.predict_tensor(tensor, conf)
             sheet.add(pixels, found, f"{word}: {len(found)}")
-    return sheet.render()

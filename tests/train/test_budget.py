@@ -18,6 +18,7 @@ from gdseg.train.budget_plan import Arm, make_plan
 from gdseg.train.budget_report import arm_rows, draw_results, gather, save_results, summary
 from gdseg.train.engine import Learner
 from gdseg.train.pretrain import pretrain
+from gdseg.view.sheets import Sheet
 
 CPU = torch.device("cpu")
 
@@ -123,6 +124,21 @@ def test_each_run_is_run_once_and_everything_is_written(tiny_recipe, tmp_path, m
         "overlays.png",
     }
     assert "<svg" in (tmp_path / "budget.svg").read_text()
+    with monkeypatch.context() as watched:  # a row for each variant, of the networks of its own runs
+        rendered = []
+        watched.setattr(Sheet, "render", lambda sheet: rendered.append(sheet) or Image.new("RGB", (8, 8)))
+        draw_results(plan, tmp_path, report, CPU, conf=0.0, images=1)
+        captions = [caption for _, caption in rendered[0].cells]
+        assert [c.split(":")[0].split(";")[0] for c in captions[0::5]] == [
+            "recipe, 6 labelled images, seed 0",
+            "distill.weighting=score, 6 labelled images, seed 0",
+        ]
+        assert [c.split(":")[0] for c in captions[6:]] == [
+            "pretrained teacher",
+            "labels alone",
+            "student",
+            "all labels",
+        ]
 
     monkeypatch.setattr(budget, "run_job", None)  # would fail
     run_plan(plan, tmp_path, CPU, quiet=True)
