@@ -251,7 +251,7 @@ def _word(text: str) -> yaml.ScalarNode:
 def _unknown(path: str, kind: type = Recipe) -> str:
     """`unknown key ..`, with the nearest known key: by the last part, within the same section first.
 
-    Else the key whose explanation begins with these words, as train.lr's "learning rate".
+    Else the key whose explanation begins with these words, two at least, as train.lr's "learning rate".
     """
     known = [name for name, _ in key_paths(kind)] + [f.name for f in dataclasses.fields(kind)]
     section, _, leaf = path.rpartition(".")
@@ -263,7 +263,7 @@ def _unknown(path: str, kind: type = Recipe) -> str:
             return f"unknown key '{path}', did you mean '{leaves[near[0]]}'?"
     words = leaf.replace("_", " ").lower()
     for name, field in key_paths(kind):
-        if field.metadata.get("doc", "").lower().startswith(words):
+        if " " in words.strip() and field.metadata.get("doc", "").lower().startswith(words):
             return f"unknown key '{path}', did you mean '{name}'?"
     return f"unknown key '{path}'"
 

@@ -1,8 +1,14 @@
-"""How counts are written in what people read, and how long its lines may be."""
+"""What people read: names of arms, how counts are written, and how long lines may be."""
 
 import os
 from typing import TextIO
 
+ARMS = {  # of a label-budget experiment, in the order of its tables and pictures
+    "labels": "labels alone",
+    "teacher": "pretrained teacher",
+    "student": "student",
+    "all": "all labels",
+}
 _UNFOLDED = 10_000  # columns
 
 

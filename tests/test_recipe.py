@@ -74,6 +74,11 @@ def test_each_kind_of_fault_is_named(text, fault):
     assert fault in faults(text)
 
 
+@pytest.mark.parametrize("key", ["a", "the", "''", "_"])
+def test_no_key_is_guessed_from_a_word_that_begins_many_explanations(key):
+    assert "did you mean" not in faults(f"train: {{{key}: 1}}")
+
+
 def test_numbers_are_read_as_people_write_them():
     recipe = parse_recipe("train: {lr: 1e-4, steps: 10_000, clip_norm: 1}", "my.yaml")
     assert recipe.train.lr == 1e-4

@@ -18,7 +18,7 @@ from gdseg.lock import hold
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import DEFAULT_RECIPE, apply_overrides, load_recipe
 from gdseg.runs import RUNS
-from gdseg.words import counted
+from gdseg.words import ARMS, counted
 
 if TYPE_CHECKING:
     from gdseg.train.budget import Result
@@ -35,7 +35,6 @@ EXAMPLES = """Examples:
 The gap is all labels minus labels alone (minus the teacher); told is what share of it the student closes.
 """
 BASE = "recipe"
-KINDS = {"labels": "labels alone", "teacher": "pretrained teacher", "student": "student", "all": "all labels"}
 GAINS = {  # what the second table tells, and the arms it needs
     "gain": ("over labels alone", {"labels", "student"}),
     "gap_from_teacher": ("gap from teacher", {"student", "all"}),
@@ -183,8 +182,8 @@ def _numbers(flag: str, text: str, kind: Callable[[str], _T]) -> list[_T]:
 def _kinds(text: str) -> list[str]:
     """What is between commas, each a kind of arms. Raises UsageError."""
     kinds = [kind.strip() for kind in text.split(",")]
-    if unknown := set(kinds) - set(KINDS):
-        raise UsageError(f"'{min(unknown)}' is no arm", "--arms", f"some of {','.join(KINDS)}")
+    if unknown := set(kinds) - set(ARMS):
+        raise UsageError(f"'{min(unknown)}' is no arm", "--arms", f"some of {','.join(ARMS)}")
     return kinds
 
 
@@ -207,7 +206,7 @@ def _describe(plan: Plan, out: Path) -> None:
 
 def _name(arm: Arm) -> str:
     share = "split" if arm.ratio is None else f"{arm.ratio:g}"
-    return f"{arm.variant}, {share}, seed {arm.seed}: {KINDS[arm.kind]}"
+    return f"{arm.variant}, {share}, seed {arm.seed}: {ARMS[arm.kind]}"
 
 
 def _teller(plan: Plan, out: Path, metric: str, *, quiet: bool) -> Callable[[Job, Result], None]:
@@ -237,9 +236,9 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
     gains = {name: word for name, (word, _) in GAINS.items()}
     if len({row["variant"] for row in rows}) > 1:
         gains["over_first"] = f"over {BASE}'s student"
-    seeds = max((len(row[name]["values"]) for row in rows for name in KINDS if row[name]), default=0)
+    seeds = max((len(row[name]["values"]) for row in rows for name in ARMS if row[name]), default=0)
     over = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    scores = f"{report['metric']}, %: {over}", {**KINDS, "average": "EMA teacher"}
+    scores = f"{report['metric']}, %: {over}", {**ARMS, "average": "EMA teacher"}
     tables: list[tuple[str, list[str], list[list[str]]]] = []
     for title, columns in (scores, ("student, points, and % of the way to all labels", gains)):
         shown = {name: word for name, word in columns.items() if any(row[name] for row in rows)}
@@ -255,7 +254,7 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
 def _lacking(kinds: list[str]) -> str:
     """Which gains were left out for want of which arms; a line, or nothing."""
     lost = {word: needed - set(kinds) for word, needed in GAINS.values() if not needed <= set(kinds)}
-    arms = ",".join(kind for kind in KINDS if any(kind in each for each in lost.values()))
+    arms = ",".join(kind for kind in ARMS if any(kind in each for each in lost.values()))
     return f"not told without --arms {arms}: {', '.join(lost)}\n" if lost else ""
 
 
@@ -266,5 +265,5 @@ def _cell(spread: dict[str, Any] | None) -> str:
 
 
 def _minutes(row: dict[str, Any]) -> str:
-    spreads = [row[f"{kind}_seconds"] for kind in KINDS]
+    spreads = [row[f"{kind}_seconds"] for kind in ARMS]
     return f"{sum(sum(s['values']) for s in spreads if s) / 60:.1f}"

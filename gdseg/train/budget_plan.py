@@ -25,8 +25,9 @@ from gdseg.recipe import Data, Recipe
 from gdseg.recipe_yaml import apply_overrides, key_paths
 from gdseg.runs import file_sha256
 from gdseg.train.start import images_sha256, labels_sha256
+from gdseg.words import ARMS
 
-KINDS = ("labels", "teacher", "student", "all")
+KINDS = tuple(ARMS)
 # what no network depends on, and what none that is trained on labels alone depends on
 _NEVER = ("data.workers", "train.log_every", "train.save_every", "train.tensorboard")
 _STUDENTS_ONLY = (

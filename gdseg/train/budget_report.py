@@ -30,16 +30,10 @@ from gdseg.train.budget_plan import KINDS, Plan
 from gdseg.view.budget_plot import plot_budget
 from gdseg.view.draw import displayable
 from gdseg.view.sheets import Sheet, spread
-from gdseg.words import counted
+from gdseg.words import ARMS, counted
 from gdseg.writers import save_picture
 
 _LEAST_GAP = 0.005  # of a score: a smaller gap to all labels is noise, and no share of it is told
-_SHOWN = {
-    "teacher": "pretrained teacher",
-    "labels": "labels alone",
-    "student": "student",
-    "all": "all labels",
-}
 # what a row of the table tells, each as mean, spread and values over seeds
 SCORES = (*KINDS, "average")
 GAINS = ("gain", "gap_from_teacher", "gap_from_labels", "over_first")
@@ -83,13 +77,18 @@ def arm_rows(plan: Plan, results: Mapping[str, Result], metric: str) -> list[dic
         job = plan.jobs[key]
         if key not in results:
             continue
-        result, kind = results[key], "student" if arm.kind == "student" else "teacher"
+        result = results[key]
         row = {**arm._asdict(), "labelled": result.labelled, "steps": job.steps, "seconds": result.seconds}
-        row |= {"score": result.scores.get(kind, {}).get(metric), "run": f"runs/{job.folder}"}
+        row |= {"score": result.scores.get(_role(arm.kind), {}).get(metric), "run": f"runs/{job.folder}"}
         if arm.kind == "student":
             row["average"] = result.scores.get("teacher", {}).get(metric)
         rows.append(row | ({"diverged": result.diverged} if result.diverged else {}))
     return rows
+
+
+def _role(kind: str) -> str:
+    """Which network of its run an arm is about."""
+    return "student" if kind == "student" else "teacher"
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -158,16 +157,17 @@ def _spread(values: list[float | None]) -> dict[str, Any] | None:
 def overlay_sheet(
     plan: Plan, results: Mapping[str, Result], out: Path, device: torch.device, conf: float, images: int
 ) -> Image.Image | None:
-    """Truth, teacher, labels alone, student and all labels beside each other on validation images.
+    """Truth, labels alone, teacher, student and all labels beside each other on validation images.
 
-    Of each variant and ratio, with its first seed of which all these runs are there; `images` of them, or
-    one each where there are more variants and ratios. None if there is no student.
+    Of each variant and ratio, with its first seed of which all kinds are there that any has; `images` of
+    them, or one each where there are more variants and ratios. None if there is no student.
     """
-    kinds = [kind for kind in _SHOWN if any(arm.kind == kind for arm in plan.arms)]
+    scored = {arm: key for arm, key in plan.arms.items() if key in results and not results[key].diverged}
+    kinds = [kind for kind in KINDS if any(arm.kind == kind for arm in scored)]
     places: dict[tuple[str, float | None], dict[str, str]] = {}
-    for arm in plan.arms:
-        keys = {kind: plan.arms.get(arm._replace(kind=kind), "") for kind in kinds}
-        if all(key in results and not results[key].diverged for key in keys.values()):
+    for arm in scored:
+        keys = {kind: scored.get(arm._replace(kind=kind), "") for kind in kinds}
+        if all(keys.values()):
             places.setdefault((arm.variant, arm.ratio), keys)
     if "student" not in kinds or not places:
         return None
@@ -175,9 +175,7 @@ def overlay_sheet(
     for (variant, _), keys in places.items():
         count = counted(results[keys["student"]].labelled, "labelled image")
         files = {
-            _SHOWN[kind]: find_checkpoint(
-                run_folder(out, plan.jobs[key]), "student" if kind == "student" else "teacher"
-            )
+            ARMS[kind]: find_checkpoint(run_folder(out, plan.jobs[key]), _role(kind))
             for kind, key in keys.items()
         }
         recipe = plan.jobs[keys["student"]].recipe

@@ -134,8 +134,8 @@ def test_each_run_is_run_once_and_everything_is_written(tiny_recipe, tmp_path, m
             "distill.weighting=score, 6 labelled images, seed 0",
         ]
         assert [c.split(":")[0] for c in captions[6:]] == [
-            "pretrained teacher",
             "labels alone",
+            "pretrained teacher",
             "student",
             "all labels",
         ]
