@@ -15,7 +15,14 @@ from gdseg.recipe_yaml import apply_overrides
 from gdseg.train import budget, budget_plan, session
 from gdseg.train.budget import finished, run_folder, run_plan
 from gdseg.train.budget_plan import Arm, make_plan
-from gdseg.train.budget_report import arm_rows, draw_results, gather, save_results, summary
+from gdseg.train.budget_report import (
+    arm_rows,
+    draw_results,
+    gather,
+    overlay_sheet,
+    save_results,
+    summary,
+)
 from gdseg.train.engine import Learner
 from gdseg.train.pretrain import pretrain
 from gdseg.view.sheets import Sheet
@@ -139,6 +146,10 @@ def test_each_run_is_run_once_and_everything_is_written(tiny_recipe, tmp_path, m
             "student",
             "all labels",
         ]
+        without = {key: r for key, r in gather(plan, tmp_path).items() if key not in keys(plan, "all")}
+        overlay_sheet(plan, without, tmp_path, CPU, 0.0, images=1)  # as if that run had diverged
+        assert rendered[1].columns == 4
+        assert [caption for _, caption in rendered[1].cells] == captions[0:4] + captions[5:9]
 
     monkeypatch.setattr(budget, "run_job", None)  # would fail
     run_plan(plan, tmp_path, CPU, quiet=True)
