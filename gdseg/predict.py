@@ -190,8 +190,8 @@ def _pillow_array(image: Image.Image, in_channels: int) -> NDArray[Any]:
 def iter_images(names: Iterable[str | Path]) -> Iterator[Path]:
     """The image files that names mean: files, folders (searched through) and globs; each once, in order.
 
-    A file that is named outright is not looked at here. Raises DataError for a folder without
-    images and a glob without matches.
+    Raises DataError for a name of nothing, a folder without images and a glob without matches; whether a
+    file is an image shows when it is read.
     """
     seen = set[Path]()
     for name in names:
@@ -209,8 +209,10 @@ def _expand(path: Path) -> list[Path]:
                 "the folder holds no image", path, "jpg, png, webp, bmp, tif and npy files are looked for"
             )
         return found
-    if path.exists() or not glob.has_magic(str(path)):
+    if path.exists():
         return [path]
+    if not glob.has_magic(str(path)):
+        raise DataError("no such file or folder", path, "check the name")
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
     if not matches:
         raise DataError("nothing matches", path, "check the pattern")

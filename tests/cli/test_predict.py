@@ -55,12 +55,13 @@ def test_a_prediction_can_be_scored(gdseg: Gdseg, small_run: Path, small_data: P
 
 def test_unreadable_files_do_not_stop_the_rest(gdseg: Gdseg, small_run: Path, small_data: Path) -> None:
     (small_data / "val" / "1.png").write_bytes(b"no image")
-    result = gdseg("predict", small_data / "val", "gone.jpg")
+    Path("empty.jpg").write_bytes(b"")
+    result = gdseg("predict", small_data / "val", "empty.jpg")
     assert isinstance(result.exception, DataError)
     assert result.exception.exit_code == 3
     assert "2 of 4 images" in str(result.exception)
     assert "1.png" in result.stderr
-    assert "gone.jpg" in result.stderr
+    assert "empty.jpg" in result.stderr
     document = json.loads(Path("predictions/predictions.json").read_text())
     assert [i["file_name"] for i in document["images"]] == ["small/val/0.png", "small/val/2.png"]
 
@@ -103,8 +104,13 @@ def test_a_call_without_a_readable_image_leaves_nothing_in_the_way(
 ) -> None:
     """Wrong inputs are said before anything is said of --out, and no folder is made for nothing."""
     Path("broken.png").write_bytes(b"no image")
+    Path("empty.jpg").write_bytes(b"")
     for verb, made in (("predict", "predictions"), ("pseudo-label", "labels.json")):
-        result = gdseg(verb, "broken.png", "gone.jpg", "--json")
+        gone = gdseg(verb, small_data / "val" / "0.png", "gone.jpg").exception
+        assert isinstance(gone, DataError)
+        assert (gone.what, gone.where) == ("no such file or folder", "gone.jpg")
+        assert not Path(made).exists()
+        result = gdseg(verb, "broken.png", "empty.jpg", "--json")
         assert isinstance(result.exception, DataError)
         assert "2 of 2 images could not be used; first: cannot read the image" in result.exception.what
         assert (result.exception.where, result.exception.hint) == ("broken.png", "leave it away")
