@@ -47,6 +47,7 @@ EXAMPLES = """Examples:
 # of recipe.data: what the validation data depends on, besides its folder
 _VAL_KEYS = ("format", "val", "val_images", "val_maps", "classes", "ignore_label")
 _LOW = 0.05  # of scores: what lies below hardly changes AP
+_FEW = 20  # validation images: fewer are told of, their AP is one of chance too
 
 Arguments = Annotated[
     list[str] | None,
@@ -252,8 +253,9 @@ def other_data(own: Data, used: Data, labels: str | None) -> str:
 
 
 def _places(dataset: Dataset) -> dict[str, Any]:
-    """Where the data is, for the document."""
-    return {"data": dataset.root.resolve(), "labels": dataset.val_json and dataset.val_json.resolve()}
+    """What the scores are of, for the document."""
+    labels = dataset.val_json and dataset.val_json.resolve()
+    return {"data": dataset.root.resolve(), "labels": labels, "images": len(dataset.val)}
 
 
 def _score_files(
@@ -363,4 +365,8 @@ def _report(
     print_table(*main_table(shown))
     for name, s in shown.items() if per_class else ():
         print_table(f"{name}, each class, %", *class_table(s))
+    images = min(part["images"] for part in about.values())
+    if images < _FEW:
+        text = f"note: of {counted(images, 'validation image')} only: another few would score otherwise"
+        err.print(text, highlight=False, soft_wrap=True)
     err.print(f"written to {target}", highlight=False, soft_wrap=True)

@@ -56,6 +56,8 @@ def test_the_last_run_both_roles(gdseg: Gdseg, small_run: Path, small_data: Path
     assert list(document) == ["EMA teacher", "student"]
     assert document["student"]["metrics"]["mask_ap"] is not None
     assert document["student"]["per_class"]["dog"]["objects"] == 1
+    assert document["student"]["images"] == 3
+    assert "note: of 3 validation images only" in result.stderr
     asked = gdseg("eval", "runs/R", "--data", small_data, "--role", "teacher", "--out", "e.json")
     assert "EMA teacher mask" in asked.stdout
     assert list(json.loads(Path("e.json").read_text())) == ["teacher"]  # the word that was given
