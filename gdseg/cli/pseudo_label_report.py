@@ -103,6 +103,10 @@ def _print_truth(truth: LabelTruth, classes: list[str], images: int) -> None:
         ["class", "right", "wrong", "missed", "precision", "recall"],
         rows,
     )
+    if "iou" in found:
+        iou, area = percent(found["iou"]), percent(found["area"])
+        text = f"masks of the right ones: mean IoU {iou} %, median area {area} % of the true"
+        out.print(f"{text}; distill.pixel_threshold moves it", soft_wrap=True)
     if images > truth.judged:
         others = (
             f", {len(truth.other_size)} for their size differs from the truth's" if truth.other_size else ""

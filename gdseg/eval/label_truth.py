@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from gdseg.data import coco_panoptic
 from gdseg.data.coco import read_content, read_json
@@ -21,6 +22,7 @@ from gdseg.data.label_maps import read_regions
 from gdseg.data.map_folders import list_maps
 from gdseg.data.part import Part
 from gdseg.errors import DataError
+from gdseg.eval.coco import as_rle
 from gdseg.eval.matching import Tally, overlaps
 from gdseg.eval.panoptic import Truth
 from gdseg.eval.pseudo_quality import Sweep
@@ -35,12 +37,15 @@ class LabelTruth:
     """The records of some of the images, by the images' number, and what was counted so far.
 
     Labels are the network's. `other_size`: numbers of the images that have not the size the truth says.
+    `ious`, `areas`: of each object that is right, its mask's IoU with the true one, its pixels over the true.
     """
 
     records: dict[int, Record]
     task: str
     num_classes: int
     other_size: list[int] = field(default_factory=list)
+    ious: list[float] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
     counted: Sweep = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,9 +73,14 @@ class LabelTruth:
     def add_objects(self, n: int, found: Predictions) -> None:
         """Judge the objects found in image n; without a truth nothing is counted."""
         record = self._record(n, found.size)
-        if record is not None:
-            chosen = np.ones(len(found), dtype=bool)
-            self.counted.add_objects(0, overlaps(found, record), found.scores.numpy(), chosen)
+        if record is None:
+            return
+        image, chosen = overlaps(found, record), np.ones(len(found), dtype=bool)
+        matched = self.counted.add_objects(0, image, found.scores.numpy(), chosen)
+        for d in np.flatnonzero(matched >= 0):
+            true = as_rle((record.annotations or ())[matched[d]]["segmentation"], record)
+            self.ious.append(float(image.iou[d, matched[d]]))
+            self.areas.append(float(coco_mask.area(found.rles[d]) / coco_mask.area(true)))
 
     def add_map(self, n: int, ids_HW: NDArray[np.integer], labels: Mapping[int, int]) -> None:
         """Judge the map of image n; labels: of its values, others are of no class.
@@ -103,9 +113,14 @@ class LabelTruth:
         return replace(record, height=size[0], width=size[1])
 
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Precision and recall, overall and of each class, with the counts they are of; NaN: of nothing."""
+        """Precision and recall, overall and of each class, with the counts they are of; NaN: of nothing.
+
+        Where objects are right also their mean IoU and the median of their areas over the true ones.
+        """
         tally = self.tally
+        masks = {"iou": float(np.mean(self.ious)), "area": float(np.median(self.areas))} if self.ious else {}
         return {
+            **masks,
             "judged": self.judged,
             "precision": tally.precision(),
             "recall": tally.recall(),

@@ -390,6 +390,7 @@ def test_precision_and_recall(gdseg: Gdseg, small_run: Path, photos: Path) -> No
     table = labels(gdseg, photos, "--truth", "truth.json", "--overwrite").stdout
     assert "right at IoU 0.5" in table
     assert "5 images" in " ".join(table.split())
+    assert "mean IoU 100.0 %, median area 100.0 % of the true" in table
     assert "not judged: 1 image without truth" in table
     Path("truth.json").write_text("{}")
     assert isinstance(labels(gdseg, photos, "--truth", "truth.json", "--overwrite").exception, DataError)

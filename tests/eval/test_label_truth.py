@@ -61,6 +61,9 @@ def test_precision_and_recall_by_hand(tmp_path: Path) -> None:
     assert truth.judged == 1
     summary = truth.summary(["cat", "dog"])
     assert (summary["precision"], summary["recall"]) == pytest.approx((2 / 3, 2 / 3))
+    assert summary["iou"] == pytest.approx((5 / 6 + 6 / 7) / 2)
+    assert truth.areas == pytest.approx([5 / 6, 7 / 6])
+    assert summary["area"] == pytest.approx(1)
     cat, dog = summary["classes"].values()
     assert (cat["right"], cat["wrong"], cat["missed"]) == (2, 1, 0)
     assert (dog["right"], dog["wrong"], dog["missed"]) == (0, 0, 1)
@@ -76,6 +79,7 @@ def test_iou_below_a_half_and_another_class_are_wrong(tmp_path: Path) -> None:
         [1, 1],
         [1, 0],
     )
+    assert "iou" not in truth.summary(["cat", "dog"])  # there is no mask to compare
 
 
 def test_names_are_matched_with_their_folders(tmp_path: Path) -> None:
