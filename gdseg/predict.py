@@ -209,7 +209,7 @@ def _expand(path: Path) -> list[Path]:
                 "the folder holds no image", path, "jpg, png, webp, bmp, tif and npy files are looked for"
             )
         return found
-    if path.exists():
+    if path.exists() or path.is_symlink():  # a link to nothing is said when it is read, as in a folder
         return [path]
     if not glob.has_magic(str(path)):
         raise DataError("no such file or folder", path, "check the name")

@@ -136,6 +136,8 @@ def test_iter_images(tmp_path: Path) -> None:
         "a.jpg",
         "c.PNG",
     ]
+    (tmp_path / "dead.png").symlink_to("nothing.png")
+    assert list(iter_images([tmp_path / "dead.png"])) == [tmp_path / "dead.png"]  # said when it is read
     for wrong, words in (
         ("none", "holds no image"),
         ("*.tif", "nothing matches"),

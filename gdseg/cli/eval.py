@@ -47,7 +47,7 @@ EXAMPLES = """Examples:
 # of recipe.data: what the validation data depends on, besides its folder
 _VAL_KEYS = ("format", "val", "val_images", "val_maps", "classes", "ignore_label")
 _LOW = 0.05  # of scores: what lies below hardly changes AP
-_FEW = 20  # validation images: fewer are told of, their AP is one of chance too
+_FEW = 20  # validation images, a choice: scores of fewer depend much on which they are
 
 Arguments = Annotated[
     list[str] | None,
@@ -131,9 +131,9 @@ def command(
         if given is not None or role is not None or inference_changes(context.params):
             what = "--pred scores a file, a checkpoint, --role, tiles or views have no part in it"
             raise UsageError(what, "--pred", "leave it away")
-        scored, places = _score_files(pred, data, overrides, how, quiet=quiet)
+        scored, of = _score_files(pred, data, overrides, how, quiet=quiet)
         scores = {"results": scored}
-        about["results"] = {"source": pred if len(pred) > 1 else pred[0], **places}
+        about["results"] = {"source": pred if len(pred) > 1 else pred[0], **of}
         target = out or pred[0].with_suffix(".eval.json")
     else:
         if given is None:
@@ -141,10 +141,10 @@ def command(
         files = networks(given, role)
         scores, other = {}, ""
         for name, file in files.items():
-            scores[name], places, other = _score_network(
+            scores[name], of, other = _score_network(
                 file, data, overrides, device, batch_size, how, quiet=quiet or as_json
             )
-            about[name] = {"source": file, **places}
+            about[name] = {"source": file, **of}
         target = out or _beside(list(files.values())[-1], other)
     _report(scores, about, target, per_class=per_class, as_json=as_json, quiet=quiet)
 
@@ -216,7 +216,7 @@ def _score_network(
     *,
     quiet: bool,
 ) -> tuple[Scores, dict[str, Any], str]:
-    """The scores, where the data is, and a name for it where it is not the network's own."""
+    """The scores, what they are of, and a name for the data where it is not the network's own."""
     from gdseg.data.dataset import open_dataset
     from gdseg.device import resolve_device
     from gdseg.eval.run import evaluate
@@ -236,7 +236,7 @@ def _score_network(
     with progress(f"{network.role}: image", quiet=quiet) as tell:
         scores = evaluate(network.model, dataset, recipe, chosen, batch_size, tell, **how)
     labels = labels_sha256(dataset.val_json, dataset.val)
-    return scores, _places(dataset), other_data(own, recipe.data, labels)
+    return scores, _judged_on(dataset), other_data(own, recipe.data, labels)
 
 
 def other_data(own: Data, used: Data, labels: str | None) -> str:
@@ -252,7 +252,7 @@ def other_data(own: Data, used: Data, labels: str | None) -> str:
     return f"{Path(place).name}-{Path(used.val or 'val').stem}-{digest[:6]}"
 
 
-def _places(dataset: Dataset) -> dict[str, Any]:
+def _judged_on(dataset: Dataset) -> dict[str, Any]:
     """What the scores are of, for the document."""
     labels = dataset.val_json and dataset.val_json.resolve()
     return {"data": dataset.root.resolve(), "labels": labels, "images": len(dataset.val)}
@@ -287,12 +287,12 @@ def _score_files(
             read_panoptic(file, dataset) if task == "panoptic" else read_semantic(file.path, dataset)
             for file in files
         )
-        return score_maps(maps, dataset, task, boundary=how["boundary"]), _places(dataset)
+        return score_maps(maps, dataset, task, boundary=how["boundary"]), _judged_on(dataset)
     results = read_all_results(files, dataset.val, dataset.category_ids)
     if not quiet:
         _note_gaps(files, dataset, {result["image_id"] for result in results})
     most = settled(recipe.postprocess.max_detections)
-    return score_instances(dataset, results, most, **how), _places(dataset)
+    return score_instances(dataset, results, most, **how), _judged_on(dataset)
 
 
 def _note_gaps(files: list[PredictionsFile], dataset: Dataset, found: set[int | str]) -> None:
@@ -367,6 +367,7 @@ def _report(
         print_table(f"{name}, each class, %", *class_table(s))
     images = min(part["images"] for part in about.values())
     if images < _FEW:
-        text = f"note: of {counted(images, 'validation image')} only: another few would score otherwise"
+        of = counted(images, "validation image")
+        text = f"note: scores of {of} only; those of other images may be quite different"
         err.print(text, highlight=False, soft_wrap=True)
     err.print(f"written to {target}", highlight=False, soft_wrap=True)

@@ -76,7 +76,7 @@ TruthOpt = Annotated[
     Path | None,
     typer.Option(
         "--truth",
-        help="Labels of some of the images, matched by file name: precision and recall are told.",
+        help="Labels of some of the images, matched by file name: precision, recall, and how masks fit.",
         metavar="FILE",
     ),
 ]

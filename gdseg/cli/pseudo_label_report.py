@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gdseg.train.label_folder import Folder
     from gdseg.train.label_write import Summary
 
+_FAR = 0.05  # from 1, of areas over the true ones
+
 
 def sheet_title(folder: Folder) -> str:
     """What stands above the contact sheet."""
@@ -103,10 +105,15 @@ def _print_truth(truth: LabelTruth, classes: list[str], images: int) -> None:
         ["class", "right", "wrong", "missed", "precision", "recall"],
         rows,
     )
-    if "iou" in found:
-        iou, area = percent(found["iou"]), percent(found["area"])
-        text = f"masks of the right ones: mean IoU {iou} %, median area {area} % of the true"
-        out.print(f"{text}; distill.pixel_threshold moves it", soft_wrap=True)
+    if truth.ious:
+        ratio, iou = found["area_ratio"], percent(found["mask_iou"])
+        text = (
+            f"masks of the right ones: IoU {iou} % on average, area {percent(ratio)} % of the true (median)"
+        )
+        if abs(ratio - 1) > _FAR:
+            way = ("higher", "smaller") if ratio > 1 else ("lower", "larger")
+            text += "; a {} distill.pixel_threshold makes them {}".format(*way)
+        out.print(text, soft_wrap=True)
     if images > truth.judged:
         others = (
             f", {len(truth.other_size)} for their size differs from the truth's" if truth.other_size else ""

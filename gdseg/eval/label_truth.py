@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from gdseg.data import coco_panoptic
 from gdseg.data.coco import read_content, read_json
@@ -22,7 +21,6 @@ from gdseg.data.label_maps import read_regions
 from gdseg.data.map_folders import list_maps
 from gdseg.data.part import Part
 from gdseg.errors import DataError
-from gdseg.eval.coco import as_rle
 from gdseg.eval.matching import Tally, overlaps
 from gdseg.eval.panoptic import Truth
 from gdseg.eval.pseudo_quality import Sweep
@@ -37,7 +35,7 @@ class LabelTruth:
     """The records of some of the images, by the images' number, and what was counted so far.
 
     Labels are the network's. `other_size`: numbers of the images that have not the size the truth says.
-    `ious`, `areas`: of each object that is right, its mask's IoU with the true one, its pixels over the true.
+    `ious`, `area_ratios`: of each right object, its mask's IoU with the true one, its pixels over the true.
     """
 
     records: dict[int, Record]
@@ -45,7 +43,7 @@ class LabelTruth:
     num_classes: int
     other_size: list[int] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
+    area_ratios: list[float] = field(default_factory=list)
     counted: Sweep = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,10 +75,9 @@ class LabelTruth:
             return
         image, chosen = overlaps(found, record), np.ones(len(found), dtype=bool)
         matched = self.counted.add_objects(0, image, found.scores.numpy(), chosen)
-        for d in np.flatnonzero(matched >= 0):
-            true = as_rle((record.annotations or ())[matched[d]]["segmentation"], record)
-            self.ious.append(float(image.iou[d, matched[d]]))
-            self.areas.append(float(coco_mask.area(found.rles[d]) / coco_mask.area(true)))
+        right = np.flatnonzero(matched >= 0)
+        self.ious += image.iou[right, matched[right]].tolist()
+        self.area_ratios += (image.areas[right] / image.true_areas[matched[right]]).tolist()
 
     def add_map(self, n: int, ids_HW: NDArray[np.integer], labels: Mapping[int, int]) -> None:
         """Judge the map of image n; labels: of its values, others are of no class.
@@ -115,10 +112,13 @@ class LabelTruth:
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
         """Precision and recall, overall and of each class, with the counts they are of; NaN: of nothing.
 
-        Where objects are right also their mean IoU and the median of their areas over the true ones.
+        Of objects also `mask_iou`, the mean of those that are right, and `area_ratio`, the median of their
+        areas over the true ones: at IoU 0.5, so between 0.5 and 2.
         """
-        tally = self.tally
-        masks = {"iou": float(np.mean(self.ious)), "area": float(np.median(self.areas))} if self.ious else {}
+        tally, masks = self.tally, {}
+        if self.task == "instance":
+            masks["mask_iou"] = float(np.mean(self.ious)) if self.ious else float("nan")
+            masks["area_ratio"] = float(np.median(self.area_ratios)) if self.area_ratios else float("nan")
         return {
             **masks,
             "judged": self.judged,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ class Overlaps:
     """What one image holds and what was found in it. D detections, G true objects, crowds among them.
 
     iou float64 [D, G]: of masks, 0 for pairs of different classes; of crowds the detection's share inside.
+    areas int64 [D], true_areas int64 [G]: pixels of the masks.
     spared bool [D]: a detection that nobody can call wrong (federated data, arXiv 1908.03195 §2).
     """
 
@@ -32,6 +34,8 @@ class Overlaps:
     true_labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     spared: NDArray[np.bool_]
+    areas: NDArray[np.int64]
+    true_areas: NDArray[np.int64]
 
     def match(self, scores: NDArray[np.floating], at: float = 0.5) -> NDArray[np.int64]:
         """int64 [D]: the true object that each detection is, `NONE` or `SPARED`; NaN scores take no part.
@@ -66,7 +70,12 @@ def overlaps(found: Predictions, record: Record) -> Overlaps:
     if record.federated is not None:
         judged = (record.federated.absent | set(true_labels.tolist())) - record.federated.partial
         spared = np.array([label not in judged for label in labels.tolist()], dtype=bool)
-    return Overlaps(iou, labels, true_labels, crowd, spared)
+    return Overlaps(iou, labels, true_labels, crowd, spared, _areas(found.rles), _areas(true))
+
+
+def _areas(rles: Sequence[dict[str, Any]]) -> NDArray[np.int64]:
+    # one by one: pycocotools 2.0.11 takes no list of more than 255
+    return np.array([coco_mask.area(rle) for rle in rles], dtype=np.int64)
 
 
 @dataclass

@@ -81,10 +81,8 @@ def open_data(recipe: Recipe, resumed: Path | None = None) -> Start:
 
 def advice(labelled: int, recipe: Recipe, verb: str) -> str:
     """A sentence on what to try with fewer than 20 labelled images, of what the recipe does not do yet."""
-    rule, augment = recipe.distill, recipe.augment
+    augment = recipe.augment
     tips = ["data.ratio=1 (all labels that there are)"] * (verb == "pretrain" and recipe.data.ratio < 1)
-    if verb == "distill" and rule.burn_in_steps < rule.steps // 2:
-        tips.append(f"distill.burn_in_steps={rule.steps // 2} (longer burn-in)")
     stronger = ["augment.copy_paste=0.5"] * (recipe.task == "instance" and not augment.copy_paste)
     stronger += ["augment.weak_colour=true"] * (not augment.weak_colour)
     if verb == "distill":

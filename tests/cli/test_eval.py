@@ -57,10 +57,19 @@ def test_the_last_run_both_roles(gdseg: Gdseg, small_run: Path, small_data: Path
     assert document["student"]["metrics"]["mask_ap"] is not None
     assert document["student"]["per_class"]["dog"]["objects"] == 1
     assert document["student"]["images"] == 3
-    assert "note: of 3 validation images only" in result.stderr
+    assert "note: scores of 3 validation images only" in result.stderr
     asked = gdseg("eval", "runs/R", "--data", small_data, "--role", "teacher", "--out", "e.json")
     assert "EMA teacher mask" in asked.stdout
     assert list(json.loads(Path("e.json").read_text())) == ["teacher"]  # the word that was given
+
+
+@pytest.mark.parametrize("few", [3, 4])
+def test_few_images_are_told(
+    gdseg: Gdseg, small_run: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("gdseg.cli.eval._FEW", few)
+    result = gdseg("eval", "--data", small_data)
+    assert ("note: scores of 3 validation images only" in result.stderr) == (few > 3)
 
 
 def test_other_data_never_replaces_the_runs_own_results(

@@ -106,9 +106,11 @@ def test_a_call_without_a_readable_image_leaves_nothing_in_the_way(
     Path("broken.png").write_bytes(b"no image")
     Path("empty.jpg").write_bytes(b"")
     for verb, made in (("predict", "predictions"), ("pseudo-label", "labels.json")):
-        gone = gdseg(verb, small_data / "val" / "0.png", "gone.jpg").exception
-        assert isinstance(gone, DataError)
-        assert (gone.what, gone.where) == ("no such file or folder", "gone.jpg")
+        mistyped = gdseg(verb, small_data / "val" / "0.png", "gone.jpg")
+        assert isinstance(mistyped.exception, DataError)
+        assert mistyped.exception.what == "no such file or folder"
+        assert mistyped.exception.where == "gone.jpg"
+        assert "the last run is taken" not in mistyped.stderr  # no network was looked for yet
         assert not Path(made).exists()
         result = gdseg(verb, "broken.png", "empty.jpg", "--json")
         assert isinstance(result.exception, DataError)

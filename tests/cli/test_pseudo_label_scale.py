@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from typer.testing import Result
 
 from gdseg import lock
 from gdseg.coco_json import coco_document
 from gdseg.data.coco import load_coco
 from gdseg.data.images import read_image
+from gdseg.data.rle import to_rle
 from gdseg.errors import DataError, InterruptedRun, RecipeError, UsageError
 from gdseg.files import write_json
 from gdseg.predict import load_model
@@ -387,11 +389,25 @@ def test_precision_and_recall(gdseg: Gdseg, small_run: Path, photos: Path) -> No
         row = facts["classes"][name]
         assert (row["right"], row["wrong"], row["missed"]) == (right, wrong, 0)
         assert row["precision"] == (right / (right + wrong) if right + wrong else None)
+    assert (facts["mask_iou"], facts["area_ratio"]) == (1, 1)
     table = labels(gdseg, photos, "--truth", "truth.json", "--overwrite").stdout
     assert "right at IoU 0.5" in table
     assert "5 images" in " ".join(table.split())
-    assert "mean IoU 100.0 %, median area 100.0 % of the true" in table
+    assert "IoU 100.0 % on average, area 100.0 % of the true (median)\n" in table
     assert "not judged: 1 image without truth" in table
+    for annotation in truth["annotations"]:  # the truth is a part of what was labelled
+        mask = coco_mask.decode(annotation["segmentation"])
+        inside = np.flatnonzero(mask)
+        mask.flat[inside[: round(0.3 * len(inside))]] = 0
+        annotation["segmentation"] = to_rle(mask)
+    Path("truth.json").write_text(json.dumps(truth))
+    table = labels(gdseg, photos, "--truth", "truth.json", "--overwrite").stdout
+    fit = json.loads(labels(gdseg, photos, "--truth", "truth.json", "--overwrite", "--json").stdout)["truth"]
+    assert fit["area_ratio"] == pytest.approx(1 / 0.7, abs=0.03)
+    assert fit["mask_iou"] == pytest.approx(0.7, abs=0.02)
+    assert f"area {100 * fit['area_ratio']:.1f} % of the true" in table
+    assert f"IoU {100 * fit['mask_iou']:.1f} % on average" in table
+    assert "a higher distill.pixel_threshold makes them smaller" in table
     Path("truth.json").write_text("{}")
     assert isinstance(labels(gdseg, photos, "--truth", "truth.json", "--overwrite").exception, DataError)
     assert load_coco(Path("labels.json"), photos).faults == []

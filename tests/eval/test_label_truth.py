@@ -61,9 +61,6 @@ def test_precision_and_recall_by_hand(tmp_path: Path) -> None:
     assert truth.judged == 1
     summary = truth.summary(["cat", "dog"])
     assert (summary["precision"], summary["recall"]) == pytest.approx((2 / 3, 2 / 3))
-    assert summary["iou"] == pytest.approx((5 / 6 + 6 / 7) / 2)
-    assert truth.areas == pytest.approx([5 / 6, 7 / 6])
-    assert summary["area"] == pytest.approx(1)
     cat, dog = summary["classes"].values()
     assert (cat["right"], cat["wrong"], cat["missed"]) == (2, 1, 0)
     assert (dog["right"], dog["wrong"], dog["missed"]) == (0, 0, 1)
@@ -79,7 +76,25 @@ def test_iou_below_a_half_and_another_class_are_wrong(tmp_path: Path) -> None:
         [1, 1],
         [1, 0],
     )
-    assert "iou" not in truth.summary(["cat", "dog"])  # there is no mask to compare
+    assert np.isnan(truth.summary(["cat", "dog"])["mask_iou"])  # there is no mask to compare
+    assert np.isnan(truth.summary(["cat", "dog"])["area_ratio"])
+
+
+def test_how_masks_fit_by_hand(tmp_path: Path) -> None:
+    """Found in another order than the truth's, which holds a crowd first and polygons; a wrong one counts not."""
+    path = truth_file(tmp_path, ["a.png"], [(0, 2, 16, 20), (0, 2, 0, 5), (0, 2, 6, 10), (0, 2, 11, 15)])
+    document = json.loads(path.read_text())
+    document["annotations"][0]["iscrowd"] = 1
+    document["annotations"][1]["segmentation"] = [[0, 0, 5, 0, 5, SIZE[0], 0, SIZE[0]]]
+    path.write_text(json.dumps(document))
+    truth = read(path, ["a.png"])
+    truth.add_objects(0, found((0, 11, 16), (0, 6, 9), (0, 0, 4), (0, 17, 19), (1, 0, 5)))
+    summary = truth.summary(["cat", "dog"])
+    assert (summary["classes"]["cat"]["right"], summary["classes"]["dog"]["wrong"]) == (3, 1)
+    assert truth.area_ratios == pytest.approx([5 / 4, 3 / 4, 4 / 5])
+    assert summary["area_ratio"] == pytest.approx(4 / 5)  # not the mean, 14 / 15
+    assert truth.ious == pytest.approx([4 / 5, 3 / 4, 4 / 5])
+    assert summary["mask_iou"] == pytest.approx((4 / 5 + 3 / 4 + 4 / 5) / 3)
 
 
 def test_names_are_matched_with_their_folders(tmp_path: Path) -> None:

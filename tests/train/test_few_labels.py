@@ -32,7 +32,6 @@ def test_a_teacher_and_a_student_of_a_few_images(tiny_recipe, tmp_path, capfd, l
     changes += ["augment.copy_paste=0", "augment.weak_colour=false"]
     if followed:
         changes += ["augment.copy_paste=1", "augment.cutout_p=1", "augment.weak_colour=true"]
-        changes += ["distill.burn_in_steps=3"]
     recipe = tiny_recipe("maskdino", *changes)
     scores = pretrain(recipe, tmp_path / "teacher", CPU)
     assert 0 <= scores["teacher"]["mask_ap"] <= 1
@@ -42,7 +41,6 @@ def test_a_teacher_and_a_student_of_a_few_images(tiny_recipe, tmp_path, capfd, l
     assert ("augment.copy_paste=0.5" in said) is not followed
     distill(recipe, tmp_path / "run", find_checkpoint(tmp_path / "teacher", "teacher"), CPU)
     said = " ".join(capfd.readouterr().err.split())
-    assert ("distill.burn_in_steps=2 (longer burn-in)" in said) is not followed
     assert ("augment.copy_paste=0.5 augment.weak_colour=true augment.cutout_p=0.5" in said) is not followed
     assert (tmp_path / "run/checkpoints/last-student.safetensors").is_file()
     plan = describe(recipe, tmp_path / "other", CPU, "pretrain")
@@ -55,18 +53,9 @@ def test_advice_is_for_few_images_only_and_its_keys_are_the_recipes():
     assert start.advice(20, recipe, "distill") == ""
     text = start.advice(19, recipe, "distill")
     words = [word.rstrip(",") for word in text.split() if "=" in word]
-    assert len(words) == 4
+    assert len(words) == 3
     changed = load_recipe("shapes_maskdino", words)
     assert start.advice(19, changed, "distill") == ""
-
-
-@pytest.mark.parametrize(("steps", "burn_in", "longer"), [(701, 0, 350), (701, 350, None), (1, 0, None)])
-def test_a_longer_burn_in_is_advised_until_it_is_half_of_the_steps(steps, burn_in, longer):
-    changes = [f"distill.steps={steps}", f"distill.burn_in_steps={burn_in}"]
-    text = start.advice(1, load_recipe("shapes_maskdino", changes), "distill")
-    assert text.startswith("advice: with only 1 labelled image, try ")
-    assert ("burn_in_steps" in text) == (longer is not None)
-    assert f"distill.burn_in_steps={longer} (longer burn-in)" in text or longer is None
 
 
 def test_label_maps_are_counted_once(tiny_settings, tmp_path, monkeypatch):
