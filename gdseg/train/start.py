@@ -85,8 +85,6 @@ def advice(labelled: int, recipe: Recipe, verb: str) -> str:
     tips = ["data.ratio=1 (all labels that there are)"] * (verb == "pretrain" and recipe.data.ratio < 1)
     stronger = ["augment.copy_paste=0.5"] * (recipe.task == "instance" and not augment.copy_paste)
     stronger += ["augment.weak_colour=true"] * (not augment.weak_colour)
-    if verb == "distill":
-        stronger += ["augment.cutout_p=0.5"] * (not augment.cutout_p)
     tips += [f"{' '.join(stronger)} (stronger augmentation)"] * bool(stronger)
     if labelled >= _FEW or not tips:
         return ""
