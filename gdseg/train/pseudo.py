@@ -54,8 +54,8 @@ def choose(
     """Apply the rule to one image: logits [Q, K], masks [Q, h, w] logits.
 
     thresholds: float32, one for each class (None: `class_threshold` for all). Uncertain are queries large
-    enough and scored above `ignore_threshold` that were neither kept nor duplicates of one that was a
-    candidate to be kept; none when that is 0.
+    enough and scored above `ignore_threshold` that were neither kept nor duplicates of a better one: the rim
+    of a duplicate is the edge of an object that has its label. None when that is 0.
     """
     scores, labels = class_scores(logits, softmax)
     bar = torch.full_like(scores, rule.class_threshold) if thresholds is None else thresholds[labels]
@@ -70,15 +70,16 @@ def choose(
     quality[candidates] = scores[candidates] * mask_scores
     measure = (quality if rule.score == "class_mask" else scores)[candidates]
     sure = (measure > bar[candidates]) & (mask_scores >= rule.mask_threshold)
-    kept, duplicates = candidates[sized & sure], candidates[:0]
+    band = sized & (measure > low[candidates])
+    found, sure = candidates[band], sure[band]
     if rule.mask_nms:
-        best = best_of_duplicates(inside[sized & sure], quality[kept], labels[kept], rule.mask_nms)
-        kept, duplicates = kept[best], kept[~best]
+        rank = quality[found] + sure  # of duplicates a sure one stays
+        best = best_of_duplicates(inside[band], rank, labels[found], rule.mask_nms)
+        found, sure = found[best], sure[best]
+    kept = found[sure]
     if rule.max_instances and len(kept) > rule.max_instances:
         kept = kept[quality[kept].topk(rule.max_instances).indices.sort().values]
-    uncertain = candidates[
-        sized & (measure > low[candidates]) & ~torch.isin(candidates, torch.cat((kept, duplicates)))
-    ]
+    uncertain = found[~torch.isin(found, kept)]
     return Choice(kept, uncertain if rule.ignore_threshold else uncertain[:0], labels, quality)
 
 

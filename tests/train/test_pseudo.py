@@ -50,10 +50,11 @@ def test_the_ignore_band_holds_uncertain_instances_only():
     assert torch.equal(targets.ignore, expected)
 
 
-def test_a_dropped_duplicate_is_not_uncertain():
+@pytest.mark.parametrize("score", [0.8, 0.5, 0.97])  # above and below the threshold, and surer than query 0
+def test_a_dropped_duplicate_is_not_uncertain(score):
     """Its rim lies about an object that has its label; ignoring it would take the edge out of the loss."""
-    output = squares([0.9, 0.8, 0.5])
-    output.logits[0, 1] = torch.logit(torch.tensor([0.8, 1e-4]))  # the class of query 0
+    output = squares([0.9, score, 0.5])
+    output.logits[0, 1] = torch.logit(torch.tensor([score, 1e-4]))  # the class of query 0
     output.masks[0, 1] = -9.0
     output.masks[0, 1, 0:5, 0:4] = 4.0  # its square, a row larger
     rule = Distill(class_threshold=0.7, ignore_threshold=0.4, mask_nms=0.5)
@@ -62,6 +63,18 @@ def test_a_dropped_duplicate_is_not_uncertain():
     expected = torch.zeros(16, 16, dtype=torch.bool)
     expected[8:12, 8:12] = True
     assert torch.equal(targets.ignore, expected)
+
+
+def test_of_duplicates_the_sure_one_stays():
+    """Query 1 has the higher quality, 0.65 of a sharp mask, but its class is not sure: query 0 is the label."""
+    output = squares([0.72, 0.65])
+    output.logits[0, 1] = output.logits[0, 1].flip(0)  # the class of query 0
+    output.masks[0, 1] = output.masks[0, 0]
+    output.masks[0, 0, 0:4, 0:4] = 0.4  # probability 0.6
+    rule = Distill(class_threshold=0.7, ignore_threshold=0.4, mask_nms=0.5)
+    targets = pseudo_targets(output, rule, softmax=False)[0]
+    torch.testing.assert_close(targets.scores, 0.72 * torch.sigmoid(torch.tensor([0.4])))
+    assert not targets.ignore.any()
 
 
 def test_many_uncertain_instances_are_one_ignore_mask():
