@@ -80,6 +80,8 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
         yield "distill.mask_stride needs task: instance; maps of pseudo-labels are made at stride 4"
     if recipe.task != "instance" and (distill.copy_paste or recipe.augment.copy_paste):
         yield "copy_paste needs task: instance"
+    if recipe.augment.copy_paste and train.batch_size < 2:
+        yield "augment.copy_paste needs train.batch_size: 2 or more"
     if distill.ignore_threshold and distill.ignore_threshold > distill.class_threshold:
         yield "distill.ignore_threshold must not exceed distill.class_threshold"
     if len(set(distill.looks)) < len(distill.looks):

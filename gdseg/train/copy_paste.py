@@ -21,7 +21,7 @@ from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
 
 _OBJECTS = 0.5  # share of an image's objects that are pasted
-LEFT = 0.1  # a covered object of which less is left is gone
+LEFT = 0.1  # a covered or cut object of which less is left is no object to learn
 
 
 class Views(NamedTuple):
@@ -57,15 +57,18 @@ def paste(onto: Views, source: Views, share: float, rng: np.random.Generator) ->
     """Images and targets of `onto` with some objects of the sources in front of `share` of them.
 
     Boxes are shares of the canvas. Masks of the sources may be coarser than their pixels. Nothing is pasted
-    into the image it is from, nor into padding, which the model does not see.
+    into the image it is from (where `source` is `onto`), nor into padding, which the model does not see.
     """
-    if not share:
+    own = int(source is onto)
+    others = len(source.targets) - own
+    if not share or not others:
         return onto.images, list(onto.targets)
     pasted, mixed = onto.images.clone(), list(onto.targets)
     for i, below in enumerate(onto.targets):
-        wanted, j = rng.random() < share, int(rng.integers(len(source.targets)))
+        wanted = rng.random() < share
+        j = (own * (i + 1) + int(rng.integers(others))) % len(source.targets)
         picked = torch.from_numpy(rng.random(len(source.targets[j])) < _OBJECTS).to(pasted.device)
-        if not wanted or source.targets[j] is below:
+        if not wanted:
             continue
         height, width = (min(a, b) for a, b in zip(onto.sizes[i], source.sizes[j], strict=True))
         objects = _moved(source.targets[j].select(picked), source.images, onto.images, (height, width))
@@ -146,7 +149,16 @@ def _in_front(above: Targets, below: Targets) -> Targets:
         scores=None if below.scores is None else torch.cat((_sure(above), below.scores)),
         known=below.known,
     )
-    return joined.select(torch.cat((front.flatten(1).any(1), ~hidden | (left >= LEFT * area))))
+    return objects_only(joined, torch.cat((front.flatten(1).any(1), ~hidden | (left >= LEFT * area))))
+
+
+def objects_only(targets: Targets, keep: Tensor) -> Targets:
+    """Those that `keep` (bool [N]) names; what is seen of the others is ignored, for it is not background."""
+    remains = targets.masks[~keep].any(0) & ~targets.masks[keep].any(0)
+    if remains.any():
+        ignore = remains if targets.ignore is None else targets.ignore | remains
+        targets = replace(targets, ignore=ignore)
+    return targets.select(keep)
 
 
 def _sure(targets: Targets) -> Tensor:

@@ -20,7 +20,7 @@ from gdseg.data.order import rng_for
 from gdseg.losses.boxes import masks_to_boxes_cxcywh
 from gdseg.recipe import Recipe
 from gdseg.structures import Batch, Targets
-from gdseg.train.copy_paste import LEFT, Views, paste
+from gdseg.train.copy_paste import LEFT, Views, objects_only, paste
 
 _CELL = 4  # pixels: rectangles end between the cells of pseudo-masks
 _HALF = 0.5  # share of the image in a rectangle
@@ -99,13 +99,13 @@ def _outside(targets: Targets, box: tuple[slice, slice], images: Tensor) -> Targ
 
 
 def _cut(targets: Targets, window: Tensor) -> Targets:
-    """What is left of targets within a window [h, w]; objects of which too little is left are gone."""
+    """What is left of targets within a window [h, w]; objects of which too little is left are ignored."""
     masks = targets.masks & window
     area, left = (m.flatten(1).sum(1) for m in (targets.masks, masks))
     boxes = torch.where((left < area)[:, None], masks_to_boxes_cxcywh(masks), targets.boxes_cxcywh)
     ignore = None if targets.ignore is None else targets.ignore & window
     cut = replace(targets, masks=masks, boxes_cxcywh=boxes, ignore=ignore)
-    return cut.select((left > 0) & (left >= LEFT * area))
+    return objects_only(cut, (left > 0) & (left >= LEFT * area))
 
 
 def _joined(a: Targets, b: Targets) -> Targets:

@@ -83,7 +83,8 @@ def advice(labelled: int, recipe: Recipe, verb: str) -> str:
     """A sentence on what to try with fewer than 20 labelled images, of what the recipe does not do yet."""
     augment = recipe.augment
     tips = ["data.ratio=1 (all labels that there are)"] * (verb == "pretrain" and recipe.data.ratio < 1)
-    stronger = ["augment.copy_paste=0.5"] * (recipe.task == "instance" and not augment.copy_paste)
+    pasted = recipe.task == "instance" and not augment.copy_paste and recipe.train.batch_size > 1
+    stronger = ["augment.copy_paste=0.5"] * pasted
     stronger += ["augment.weak_colour=true"] * (not augment.weak_colour)
     tips += [f"{' '.join(stronger)} (stronger augmentation)"] * bool(stronger)
     if labelled >= _FEW or not tips:

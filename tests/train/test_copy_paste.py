@@ -93,6 +93,28 @@ def test_labelled_images_get_each_others_objects_never_their_own() -> None:
     assert {(3, 1), (2, 2), (3, 2)} <= counts
 
 
+def test_little_of_a_covered_object_is_ignored() -> None:
+    """One cell of 20 stays in sight: neither an object to learn nor background."""
+    below = targets([(1, 2, 6, 6)], 8)
+    below.masks[0, 1, 3:] = False
+    _, found, _ = step_that_pastes(batch([targets([(8, 8, 24, 24)], 32)], 200.0), below, recipe(unlabelled=1.0))
+    assert len(found) == 1
+    assert found.ignore is not None
+    assert found.ignore.nonzero().tolist() == [[1, 2]]
+
+
+def test_each_image_that_is_to_gets_objects() -> None:
+    """Of two with one object each: half of the objects are taken, never from the image itself."""
+    images = [targets([(0, 0, 8, 8)], 32), targets([(20, 20, 32, 32)], 32)]
+    got = [
+        len(found)
+        for step in range(200)
+        for found in paste_labelled(batch(list(images), 0.0), recipe(labelled=1.0), step).targets
+        if found is not None
+    ]
+    assert abs(sum(got) / len(got) - 1.5) < 0.1
+
+
 def test_off_by_default_and_empty_sources() -> None:
     source = batch([Targets.empty(32, 32)], 200.0)
     below = targets([(0, 0, 4, 4)], 8)
