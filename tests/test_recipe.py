@@ -142,7 +142,10 @@ def test_every_key_is_documented_and_has_a_default_within_its_rules():
         (["task=semantic", "distill.mask_stride=1", "train.best=auto"], "mask_stride needs task: instance"),
         (["distill.final_steps=700"], "final_steps must be fewer"),
         (["distill.cutmix=0.5", "distill.unlabelled_batch_size=1"], "unlabelled_batch_size: 2 or more"),
-        (["augment.copy_paste=0.5", "train.batch_size=1"], "augment.copy_paste needs train.batch_size: 2 or more"),
+        (
+            ["augment.copy_paste=0.5", "train.batch_size=1"],
+            "augment.copy_paste needs train.batch_size: 2 or more",
+        ),
         (["distill.fallback=raise", "distill.thresholds=ema"], "fallback: raise needs"),
         (["distill.feature_backbone=resnet18", "distill.feature_weight=1"], "needs feature_weights"),
         (["distill.boxes=head", "loss.boxes_relative_to=image"], "boxes: head needs loss.boxes_relative_to"),

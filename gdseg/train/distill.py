@@ -8,17 +8,17 @@ what is said of them, `engine.py` the step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
-from statistics import fmean
 from typing import cast
 
 import torch
 
 from gdseg.data.dataset import unlabelled_pool
 from gdseg.data.loader import train_batches
+from gdseg.data.order import repeat_factors
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
 from gdseg.runs import file_sha256
@@ -74,8 +74,9 @@ def distill(
         session.resume(state)
     guided_by = {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
     facts = {"unlabelled": len(unlabelled), **guided_by, "burn_in_steps": rule.burn_in_steps}
-    watch = Watch(rule, fmean(data.counts), teacher.thresholds, recipe.task)
+    watch = Watch(rule, teacher.thresholds, recipe.task)
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
+    often = _often(recipe, data.labelled, classes)
     record = recorded_run(run, recipe, "distill", data, device, resume=resume, overwrite=overwrite, **facts)
     with record, session:
         _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
@@ -84,11 +85,10 @@ def distill(
             seed_step(recipe.seed, step)
             labelled, weak = labelled.to(device), None if weak is None else weak.to(device)
             teacher.follow(student, step)
-            parts, about = _parts(labelled, weak, teacher, recipe, step)
+            parts, about = _parts(labelled, weak, teacher, recipe, step, often)
             if rule.alarm_agreement and weak and session.due(step + 1, recipe.train.log_every):
                 about["pseudo_agreement"] = teacher.agreement(student, weak, step)
             losses = {**learner.step(step, parts), **about}
-
             done = step + 1
             means = session.log_step(done, len(labelled) + len(weak or ()), losses)
             kept = session.due(done, recipe.train.save_every) or session.due(done, recipe.train.eval_every)
@@ -98,14 +98,20 @@ def distill(
 
 
 def _parts(
-    labelled: Batch, weak: Batch | None, teacher: Teacher, recipe: Recipe, step: int
+    labelled: Batch,
+    weak: Batch | None,
+    teacher: Teacher,
+    recipe: Recipe,
+    step: int,
+    often: Mapping[int | str, float],
 ) -> tuple[list[Part], dict[str, float]]:
     """What a step learns from, and what the log says of its pseudo-labels; without `weak` labels alone."""
     rule = recipe.distill
     if weak is None:
         return [labelled_part(paste_labelled(labelled, recipe, step))], {}
     pseudo = teacher.label(weak, step)
-    teacher.thresholds.count(cast(list[Targets], labelled.targets), pseudo)
+    truth = cast(list[Targets], labelled.targets)
+    teacher.thresholds.count(truth, pseudo, [often[image_id] for image_id in labelled.image_ids])
     mixed, targets = mix_unlabelled(weak, pseudo, recipe, teacher.things, step)
     mixed, targets = paste_unlabelled(mixed, targets, labelled, recipe, step)
     targets = as_trained(targets, mixed, recipe)
@@ -122,8 +128,7 @@ def _streams(
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """Labelled batches (weak views only) beside unlabelled ones (weak and strong views; none at the end)."""
     rule = recipe.distill
-    if rule.repeat_threshold is not None:
-        recipe = replace(recipe, data=replace(recipe.data, repeat_threshold=rule.repeat_threshold))
+    recipe = replace(recipe, data=replace(recipe.data, repeat_threshold=_repeat_threshold(recipe)))
     common = {"seed": recipe.seed, "start_step": start_step, "num_classes": num_classes}
     sizes, both = (recipe.train.batch_size, rule.unlabelled_batch_size), rule.steps - rule.final_steps
     return zip(
@@ -134,6 +139,17 @@ def _streams(
         ),
         strict=False,
     )
+
+
+def _often(recipe: Recipe, labelled: list[Record], num_classes: int) -> dict[int | str, float]:
+    """By image id how often an epoch shows a labelled image."""
+    factors = repeat_factors(labelled, _repeat_threshold(recipe), num_classes)
+    return {record.image_id: float(f) for record, f in zip(labelled, factors, strict=True)}
+
+
+def _repeat_threshold(recipe: Recipe) -> float:
+    own = recipe.distill.repeat_threshold
+    return recipe.data.repeat_threshold if own is None else own
 
 
 def _announce(session: Session, labelled: int, unlabelled: int, guide_split: str) -> None:

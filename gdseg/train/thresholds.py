@@ -25,8 +25,9 @@ class ClassThresholds(nn.Module):
     """`values` float32 [C] now, and the counts they follow from; a module, so that a resumed run has them.
 
     `labelled` and `found` float32 [C]: objects of each class, labelled (all so far) and pseudo (of late),
-    over `labelled_images` and `found_images` images, as they were augmented. `frozen` bool []: whether the
-    teacher is held for now (`watch.py`).
+    over `labelled_images` and `found_images` images, as they were augmented: an object outside a crop is
+    not counted, and an image that is repeated (`data.repeat_threshold`) counts once. `frozen` bool []:
+    whether the teacher is held for now (`watch.py`).
     """
 
     values: Tensor
@@ -53,16 +54,22 @@ class ClassThresholds(nn.Module):
         return self.labelled / self.labelled_images.clamp(min=1)
 
     @torch.no_grad()
-    def count(self, labelled: Sequence[Targets], pseudo: Sequence[Targets]) -> None:
-        """Note the objects of a step's labelled images and the pseudo-labels of its others."""
-        self.labelled += self._counts(labelled)
-        self.labelled_images += len(labelled)
+    def count(
+        self, labelled: Sequence[Targets], pseudo: Sequence[Targets], often: Sequence[float] = ()
+    ) -> None:
+        """Note the objects of a step's labelled images and the pseudo-labels of its others.
+
+        often: how often an epoch shows each of the labelled images; once if empty.
+        """
+        for targets, times in zip(labelled, often or [1.0] * len(labelled), strict=True):
+            self.labelled += self._counts([targets]) / times
+            self.labelled_images += 1 / times
         now = self._counts(pseudo)
         self.found.mul_(_FORGET).add_(now)
         self.found_images.mul_(_FORGET).add_(len(pseudo))
         if self.rule.thresholds == "prior":
             wanted = self.rule.prior_share * self.prior
-            error = (now / len(pseudo) - wanted) / wanted.clamp(min=1 / self.labelled_images)
+            error = (now / len(pseudo) - wanted) / wanted.clamp(min=1 / len(pseudo))  # mean 0 though clamped
             self.shift(self.rule.threshold_rate * error.clamp(-1, 1))
 
     @torch.no_grad()

@@ -1,10 +1,11 @@
 """Pseudo-labels and both networks watched through a distillation: collapse and drift, said and answered.
 
-Counts and classes of pseudo-labels are held against the labelled images', and the student's answer against
-the teacher's. While something is wrong that it can cure, `distill.fallback` may stop the teacher or move
-the thresholds: a stopped teacher says the same for ever, so only the student's disagreement, which then
-falls, stops it; thresholds for all classes alike change counts, not shares of classes. The best teacher is
-kept by `session.py` where train.eval_every asks for evaluations. Called by distill.py.
+Counts and classes of pseudo-labels are held against the labelled images', both as they are cropped, and the
+student's answer against the teacher's. While something is wrong that it can cure, `distill.fallback` may stop
+the teacher or move the thresholds: a stopped teacher says the same for ever, so only the student's
+disagreement, which then falls, stops it; thresholds for all classes alike change counts, not shares of
+classes. The best teacher is kept by `session.py` where train.eval_every asks for evaluations. Called by
+distill.py.
 """
 
 from __future__ import annotations
@@ -27,14 +28,8 @@ _COUNTED = {"few", "many", "agreement"}  # faults that other thresholds may cure
 class Watch:
     """Warns once for each way in which pseudo-labels go wrong, and says what to do meanwhile."""
 
-    def __init__(
-        self,
-        rule: Distill,
-        labelled_per_image: float,
-        thresholds: ClassThresholds,
-        task: str = "instance",
-    ) -> None:
-        self.rule, self.expected, self.thresholds, self.task = rule, labelled_per_image, thresholds, task
+    def __init__(self, rule: Distill, thresholds: ClassThresholds, task: str = "instance") -> None:
+        self.rule, self.thresholds, self.task = rule, thresholds, task
         self._said: set[str] = set()
 
     def check(self, step: int, means: Mapping[str, float]) -> list[str]:
@@ -65,13 +60,14 @@ class Watch:
 
     def _faults(self, means: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         rule, count, drift = self.rule, means["pseudo_per_image"], self.thresholds.drift()
-        held = f"{count:.2f} pseudo-labels an image, the labelled images hold {self.expected:.2f}"
+        expected = float(self.thresholds.prior.sum())
+        held = f"{count:.2f} pseudo-labels an image, the labelled images hold {expected:.2f}"
         counts = f"{held}; the teacher may be"
         regions = self.task == "semantic"  # which have one threshold, of pixels
         key = "distill.region_threshold" if regions else "distill.class_threshold"
-        if count < rule.alarm_low * self.expected:
+        if count < rule.alarm_low * expected:
             yield "few", f"{counts} collapsing (lower {key}, or train the teacher longer)"
-        if count > rule.alarm_high * self.expected:
+        if count > rule.alarm_high * expected:
             yield "many", f"{counts} collapsing (raise {key}, or train the teacher longer)"
         if drift > rule.alarm_drift and self.thresholds.found.sum() >= _ENOUGH:
             hint = f"raise {key}, or train the teacher longer"

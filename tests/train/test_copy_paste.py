@@ -97,7 +97,9 @@ def test_little_of_a_covered_object_is_ignored() -> None:
     """One cell of 20 stays in sight: neither an object to learn nor background."""
     below = targets([(1, 2, 6, 6)], 8)
     below.masks[0, 1, 3:] = False
-    _, found, _ = step_that_pastes(batch([targets([(8, 8, 24, 24)], 32)], 200.0), below, recipe(unlabelled=1.0))
+    _, found, _ = step_that_pastes(
+        batch([targets([(8, 8, 24, 24)], 32)], 200.0), below, recipe(unlabelled=1.0)
+    )
     assert len(found) == 1
     assert found.ignore is not None
     assert found.ignore.nonzero().tolist() == [[1, 2]]

@@ -95,7 +95,9 @@ def test_little_that_is_left_of_an_object_is_ignored():
         masks = torch.zeros(1, SIZE // STRIDE, SIZE // STRIDE, dtype=torch.bool)
         masks[:, 2:14, first : first + 5] = True
         sure = torch.tensor([0.5])
-        return Targets(torch.tensor([0]), masks, masks_to_boxes_cxcywh(masks), sure, torch.zeros_like(masks[0]), sure)
+        return Targets(
+            torch.tensor([0]), masks, masks_to_boxes_cxcywh(masks), sure, torch.zeros_like(masks[0]), sure
+        )
 
     scenes = [pole(4), pole(5), pole(6)]
     batch = painted(scenes)

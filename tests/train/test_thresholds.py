@@ -34,6 +34,30 @@ def test_a_prior_is_met_class_by_class():
     assert mean[1] == pytest.approx(0.5 * (1 - 1.3 / 3), abs=0.02)
 
 
+def test_the_prior_of_a_rare_class_is_met_too():
+    """One object in 50 images, looked for in eight a step; every fifth has a score, in 0..1: the bar is 0.9."""
+    torch.manual_seed(0)
+    made = ClassThresholds(Distill(thresholds="prior", class_threshold=0.8, threshold_rate=0.005), 1)
+    truth = [labelled(0)] + [labelled()] * 49
+    made.count(truth, [labelled()])
+    counts = []
+    for step in range(8000):
+        scores = torch.rand(8) * (torch.rand(8) < 0.2)
+        pseudo = [labelled(*[0] * int(score > made.values[0])) for score in scores]
+        made.count(truth[step % 50 : step % 50 + 1], pseudo)
+        counts.append(sum(map(len, pseudo)) / 8)
+    assert sum(counts[2000:]) / 6000 == pytest.approx(0.02, abs=0.004)
+
+
+def test_images_that_are_repeated_count_once():
+    made = ClassThresholds(Distill(), 2)
+    rare, common = labelled(0, 1), labelled(0)
+    for _ in range(4):
+        made.count([rare, rare, rare, common], [labelled()], [3.0, 3.0, 3.0, 1.0])
+    assert made.prior.tolist() == pytest.approx([1.0, 0.5])
+    assert made.drift() == 0
+
+
 def test_a_share_of_the_prior_can_be_asked_for_and_a_step_is_bounded():
     made = ClassThresholds(
         Distill(thresholds="prior", class_threshold=0.4, threshold_rate=0.1, prior_share=0.5), 2

@@ -13,7 +13,13 @@ from gdseg.train.watch import Watch, agreement
 
 def watch(**keys) -> Watch:
     rule = Distill(alarm_low=0.1, alarm_high=5, class_threshold=0.5, **keys)
-    return Watch(rule, 10, ClassThresholds(rule, 3))
+    return Watch(rule, ten_an_image(rule))
+
+
+def ten_an_image(rule: Distill) -> ClassThresholds:
+    made = ClassThresholds(rule, 3)
+    made.labelled[0], made.labelled_images[()] = 10, 1
+    return made
 
 
 def said(made: Watch, *counts: float, **more: float) -> list[int]:
@@ -28,6 +34,14 @@ def test_a_warning_names_the_counts_and_a_cure():
     (text,) = watch().check(40, {"pseudo_per_image": 0.5})
     assert text.startswith("warning: step 40: 0.50 pseudo-labels an image, the labelled images hold 10.00")
     assert "lower distill.class_threshold" in text
+
+
+def test_counts_are_held_against_labelled_images_as_they_are_cropped():
+    """Ten objects on disk, two in a crop: two pseudo-labels an image are as many as there should be."""
+    rule = Distill()
+    made = Watch(rule, ClassThresholds(rule, 3))
+    made.thresholds.count([squares((0, 0), (1, 8))] * 4, [squares()])
+    assert said(made, 2, 0.19, 2, 10.1, 2) == [0, 1, 0, 1, 0]
 
 
 def squares(*places: tuple[int, int]) -> Targets:
@@ -46,7 +60,7 @@ def test_the_advice_is_one_that_the_tasks_rules_allow():
         ("panoptic", "distill.thresholds: prior", ("region_threshold",)),
     ):
         rule = Distill(alarm_drift=0.4)
-        made = Watch(rule, 10, ClassThresholds(rule, 3), task)
+        made = Watch(rule, ClassThresholds(rule, 3), task)
         made.thresholds.found[:] = torch.tensor([40.0, 0, 0])
         made.thresholds.labelled[:] = torch.tensor([0.0, 20, 20])
         made.thresholds.found_images.fill_(4)
@@ -61,10 +75,10 @@ def test_drifting_classes_are_told_once_there_are_enough_pseudo_labels():
     for labels, steps, expected in ((0, 5, 0), (1, 100, 1)):
         for _ in range(steps):
             made.thresholds.count([squares((0, 0))], [squares((labels, 0))])
-        assert len(made.check(1, {"pseudo_per_image": 10})) == expected
+        assert len(made.check(1, {"pseudo_per_image": 1})) == expected
     made = watch(alarm_drift=0.4)
     made.thresholds.count([squares((0, 0))], [squares((1, 0))])
-    assert made.check(1, {"pseudo_per_image": 10}) == []
+    assert made.check(1, {"pseudo_per_image": 1}) == []
 
 
 def test_disagreement_is_told_where_it_is_looked_at():
@@ -127,7 +141,7 @@ def test_raise_does_not_pull_back_what_is_already_further_nor_answer_drift():
     assert made.thresholds.values.tolist() == pytest.approx([0.9] * 3)
     for _ in range(100):
         made.thresholds.count([squares((0, 0))], [squares((1, 0))])
-    (text,) = made.check(2, {"pseudo_per_image": 10})
+    (text,) = made.check(2, {"pseudo_per_image": 1})
     assert "drifted" in text
     assert "moved" not in text
     assert made.thresholds.values.tolist() == pytest.approx([0.9] * 3)
@@ -144,7 +158,8 @@ def test_agreement_is_the_f1_of_masks_and_classes():
 
 
 def test_classes_are_told_with_counts_an_image_and_thresholds():
-    made = watch()
+    rule = Distill(class_threshold=0.5)
+    made = Watch(rule, ClassThresholds(rule, 3))
     made.thresholds.count([squares((0, 0), (1, 8)), squares((0, 0))], [squares((1, 0))])
     assert watch().classes() == {}
     told = made.classes()
