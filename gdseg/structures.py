@@ -82,6 +82,11 @@ class Federated:
     absent: frozenset[int] = frozenset()
     partial: frozenset[int] = frozenset()
 
+    def renumbered(self, labels: Sequence[int]) -> Federated:
+        """The same with labels[i] in place of label i."""
+        absent, partial = (frozenset(labels[i] for i in of) for of in (self.absent, self.partial))
+        return Federated(absent, partial)
+
 
 @dataclass(frozen=True)
 class Record:

@@ -140,9 +140,8 @@ def command(
     if as_json:
         print_json(report)
     elif not quiet:
-        for table in _tables(report):
-            print_table(*table)
-        err.print(f"{_lacking(kinds)}written to {target}: budget.json, {', '.join(pictures)}", soft_wrap=True)
+        _print(report, kinds)
+        err.print(f"written to {target}: budget.json, {', '.join(pictures)}", soft_wrap=True)
 
 
 def read_variants(recipe: Recipe, texts: list[str]) -> dict[str, Recipe]:
@@ -230,40 +229,59 @@ def _teller(plan: Plan, out: Path, metric: str, *, quiet: bool) -> Callable[[Job
     return tell
 
 
+def _print(report: dict[str, Any], kinds: list[str]) -> None:
+    for table in _tables(report):
+        print_table(*table)
+    for line in [*_diverged(report), *_lacking(kinds)]:
+        err.print(line, soft_wrap=True)
+
+
 def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Scores, and what they say of the student; a column that nothing fills is left out."""
+    """Scores, and what they say of the student; a column that nothing fills is left out.
+
+    Minutes of a run that several rows share are in the first of them.
+    """
     rows = report["table"]
     gains = {name: word for name, (word, _) in GAINS.items()}
     if len({row["variant"] for row in rows}) > 1:
         gains["over_first"] = f"over {BASE}'s student"
-    seeds = max((len(row[name]["values"]) for row in rows for name in ARMS if row[name]), default=0)
+    seeds = max((row["seeds"] for row in rows), default=0)
     over = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
     scores = f"{report['metric']}, %: {over}", {**ARMS, "average": "EMA teacher"}
     tables: list[tuple[str, list[str], list[list[str]]]] = []
     for title, columns in (scores, ("student, points, and % of the way to all labels", gains)):
         shown = {name: word for name, word in columns.items() if any(row[name] for row in rows)}
-        body = [[row["variant"], str(row["labelled"]), *(_cell(row[name]) for name in shown)] for row in rows]
+        body = [
+            [row["variant"], str(row["labelled"]), *(_cell(row[name], row["seeds"]) for name in shown)]
+            for row in rows
+        ]
         if shown or not tables:
             tables.append((title, ["", "labelled", *shown.values()], body))
     for line, row in zip(tables[-1][2], rows, strict=True):
-        line.append(_minutes(row))
+        line.append(f"{row['seconds'] / 60:.1f}")
     tables[-1][1].append("minutes")
     return tables
 
 
-def _lacking(kinds: list[str]) -> str:
-    """Which gains were left out for want of which arms; a line, or nothing."""
+def _lacking(kinds: list[str]) -> list[str]:
+    """Which gains were left out for want of which arms; a line, or none."""
     lost = {word: needed - set(kinds) for word, needed in GAINS.values() if not needed <= set(kinds)}
     arms = ",".join(kind for kind in ARMS if any(kind in each for each in lost.values()))
-    return f"not told without --arms {arms}: {', '.join(lost)}\n" if lost else ""
+    return [f"not told without --arms {arms}: {', '.join(lost)}"] if lost else []
 
 
-def _cell(spread: dict[str, Any] | None) -> str:
+def _cell(spread: dict[str, Any] | None, seeds: int) -> str:
+    """Mean and deviation, and of how many seeds where some have none (diverged, to come, no gap)."""
     if spread is None:
         return "-"
-    return percent(spread["mean"]) + ("" if spread["std"] is None else f" \u00b1 {percent(spread['std'])}")
+    deviation = "" if spread["std"] is None else f" \u00b1 {percent(spread['std'])}"
+    there = len(spread["values"])
+    return percent(spread["mean"]) + deviation + (f" ({there} of {seeds})" if there < seeds else "")
 
 
-def _minutes(row: dict[str, Any]) -> str:
-    spreads = [row[f"{kind}_seconds"] for kind in ARMS]
-    return f"{sum(sum(s['values']) for s in spreads if s) / 60:.1f}"
+def _diverged(report: dict[str, Any]) -> list[str]:
+    """A line for each run that did."""
+    from gdseg.train.budget_plan import Arm
+
+    lost = [row for row in report["arms"] if "diverged" in row]
+    return [f"{_name(Arm(*(row[key] for key in Arm._fields)))}: {row['diverged']}" for row in lost]

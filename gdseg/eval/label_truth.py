@@ -213,6 +213,7 @@ def _named(part: Part, classes: Sequence[str]) -> dict[str, Record]:
         else record.path.as_posix(): replace(
             record,
             annotations=tuple({**a, "label": labels[a["label"]]} for a in record.annotations or ()),
+            federated=record.federated and record.federated.renumbered(labels),
         )
         for record in part.records
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gdseg.eval.gap import gap_closed
 from gdseg.eval.tables import percent
 from gdseg.report.run import Run
 from gdseg.report.setting import labelled_images
@@ -23,13 +24,14 @@ def comparison(runs: Sequence[Run]) -> Section:
     best = {run.path: _as_columns(run.best()) for run in runs}
     there = [name for name in _COLUMNS if any(name in each for each in best.values())]
     gaps = {run.path: _gap_from_teacher(run, runs) for run in runs}
+    told = any(gap is not None for gap in gaps.values())
     rows = []
     for run in runs:
         labelled = labelled_images(run)
         row = [run.name, str(run.about.get("verb", "-")), "-" if labelled is None else str(labelled)]
         row += [str(run.about.get("seed", "-")), run.metric_name]
         row += [percent(best[run.path].get(name)) for name in there]
-        rows.append([*row, *([percent(gaps[run.path])] if any(gaps.values()) else [])])
+        rows.append([*row, *([percent(gaps[run.path])] if told else [])])
     header = [
         "run",
         "",
@@ -37,13 +39,13 @@ def comparison(runs: Sequence[Run]) -> Section:
         "seed",
         "metric",
         *there,
-        *(["gap from teacher"] if any(gaps.values()) else []),
+        *(["gap from teacher"] if told else []),
     ]
     blocks: list[Block] = [Table("Best of each run on its validation images, %", header, rows)]
-    if any(gaps.values()):
+    if told:
         text = (
             "Gap from teacher: (student - pretrained teacher) / (all labels - pretrained teacher), against "
-            "the mean of the runs here that pretrained with every label."
+            "the run here that pretrained with every label, of the same seed and for as many steps in all."
         )
         blocks.append(Text(text, ""))
     for metric in dict.fromkeys(run.metric for run in runs):
@@ -57,23 +59,29 @@ def _as_columns(best: dict[str, float]) -> dict[str, float]:
 
 
 def _gap_from_teacher(run: Run, runs: Sequence[Run]) -> float | None:
-    """Of a distillation, where the page also has pretraining with every label of the same data."""
+    """Of a distillation, where the page also has pretraining with every label of the same data.
+
+    That is of the same seed, for as many steps as teacher and student took together.
+    """
     best = run.best()
-    if not {"student", "pretrained teacher"} <= best.keys():
-        return None
-    data = run.about.get("data_sha256")
     full = [
         other.best()["teacher"]
         for other in runs
         if other.about.get("verb") == "pretrain"
-        and other.about.get("data_sha256") == data
-        and other.metric == run.metric
+        and all(other.about.get(key) == run.about.get(key) for key in ("data_sha256", "seed"))
+        and (other.metric, _steps(other)) == (run.metric, _steps(run))
         and _has_all_labels(other)
         and "teacher" in other.best()
     ]
-    ceiling = sum(full) / len(full) if full else 0.0
-    gap = ceiling - best["pretrained teacher"]
-    return (best["student"] - best["pretrained teacher"]) / gap if full and gap > 0 else None
+    ceiling = sum(full) / len(full) if full else None
+    return gap_closed(best.get("student"), best.get("pretrained teacher"), ceiling)
+
+
+def _steps(run: Run) -> int | None:
+    """Optimiser steps of a pretraining; of a distillation the teacher's too. None: not known."""
+    if run.recipe is None:
+        return None
+    return run.recipe.train.steps + (run.recipe.distill.steps if run.about.get("verb") == "distill" else 0)
 
 
 def _has_all_labels(run: Run) -> bool:

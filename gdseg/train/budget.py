@@ -25,7 +25,7 @@ from gdseg.eval.run import evaluate
 from gdseg.files import write_json
 from gdseg.lock import hold
 from gdseg.models.checkpoint import load_network
-from gdseg.runs import find_checkpoint, read_run
+from gdseg.runs import read_run
 from gdseg.train.budget_plan import Job, Plan
 from gdseg.train.distill import distill
 from gdseg.train.pretrain import pretrain
@@ -49,6 +49,11 @@ class Result:
 def run_folder(out: Path, job: Job) -> Path:
     """The run directory of a job."""
     return out / "runs" / job.folder
+
+
+def last_network(run: Path, role: str) -> Path:
+    """The network that an arm's score is of: the last, not one chosen on the images that judge it."""
+    return run / "checkpoints" / f"last-{role}.safetensors"
 
 
 def finished(out: Path, job: Job) -> Result | None:
@@ -97,7 +102,7 @@ def _train(job: Job, out: Path, device: torch.device, quiet: bool, *, resume: bo
     how: dict[str, Any] = {"resume": resume, "overwrite": not resume, "quiet": quiet, "again": _AGAIN}
     if job.teacher is None:
         return pretrain(job.recipe, run, device, **how)
-    teacher = find_checkpoint(run.with_name(f"pretrain-{job.teacher}"), "teacher")
+    teacher = last_network(run.with_name(f"pretrain-{job.teacher}"), "teacher")
     return distill(job.recipe, run, teacher, device, **how)
 
 
@@ -106,7 +111,7 @@ def _evaluate(job: Job, run: Path, device: torch.device) -> Scores:
     scores = {}
     for role in ("teacher", "student") if job.teacher else ("teacher",):
         # the network's recipe has the numbers that the run chose for auto
-        network = load_network(run / "checkpoints" / f"last-{role}.safetensors", device)
+        network = load_network(last_network(run, role), device)
         scores[role] = evaluate(network.model, dataset, network.recipe, device).metrics
     return scores
 

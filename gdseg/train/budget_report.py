@@ -20,12 +20,12 @@ from gdseg.coco_json import truth_predictions
 from gdseg.data.dataset import open_dataset
 from gdseg.data.images import read_image
 from gdseg.data.label_maps import with_masks
+from gdseg.eval.gap import gap_closed
 from gdseg.files import write_json
 from gdseg.models.checkpoint import load_network
 from gdseg.predict import Predictor, as_tensor
 from gdseg.recipe import Recipe
-from gdseg.runs import find_checkpoint
-from gdseg.train.budget import Result, finished, run_folder
+from gdseg.train.budget import Result, finished, last_network, run_folder
 from gdseg.train.budget_plan import KINDS, Plan
 from gdseg.view.budget_plot import plot_budget
 from gdseg.view.draw import displayable
@@ -33,7 +33,6 @@ from gdseg.view.sheets import Sheet, spread
 from gdseg.words import ARMS, counted
 from gdseg.writers import save_picture
 
-_LEAST_GAP = 0.005  # of a score: a smaller gap to all labels is noise, and no share of it is told
 # what a row of the table tells, each as mean, spread and values over seeds
 SCORES = (*KINDS, "average")
 GAINS = ("gain", "gap_from_teacher", "gap_from_labels", "over_first")
@@ -92,23 +91,27 @@ def _role(kind: str) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each variant and ratio: means and spreads over seeds of scores, gains, gaps and seconds."""
-    table = []
+    """A row for each variant and ratio: means and spreads over seeds of scores, gains and gaps.
+
+    `seeds` of the row, finished or diverged; `seconds` of its runs but for those that an earlier row has.
+    """
+    table: list[dict[str, Any]] = []
+    told: set[str] = set()
     places = dict.fromkeys((row["variant"], row["ratio"]) for row in rows)
     first = next(iter(places))[0] if places else ""
     for variant, ratio in places:
         cells, base = _cells(rows, variant, ratio), _cells(rows, first, ratio)
         own = [row for row in rows if (row["variant"], row["ratio"]) == (variant, ratio)]
         labelled = max((row["labelled"] for row in own if row["kind"] != "all"), default=0)
-        line: dict[str, Any] = {"variant": variant, "ratio": ratio, "labelled": labelled}
+        line: dict[str, Any] = {"variant": variant, "ratio": ratio, "labelled": labelled, "seeds": len(cells)}
         for name in SCORES:
             line[name] = _spread([cell.get(name) for cell in cells.values()])
         gains = [_gains(cell, base.get(seed, {})) for seed, cell in cells.items()]
         for name in GAINS:
             line[name] = _spread([gain[name] for gain in gains])
-        for kind in KINDS:
-            line[f"{kind}_seconds"] = _spread([row["seconds"] for row in own if row["kind"] == kind])
-        table.append(line)
+        seconds = {row["run"]: row["seconds"] for row in own if row["run"] not in told}
+        told |= seconds.keys()
+        table.append(line | {"seconds": sum(seconds.values())})
     return table
 
 
@@ -131,18 +134,14 @@ def _gains(cell: Mapping[str, float | None], first: Mapping[str, float | None]) 
     teacher, labels, student, everything = (cell.get(k) for k in ("teacher", "labels", "student", "all"))
     return {
         "gain": _minus(student, labels),
-        "gap_from_teacher": _share(_minus(student, teacher), _minus(everything, teacher)),
-        "gap_from_labels": _share(_minus(student, labels), _minus(everything, labels)),
+        "gap_from_teacher": gap_closed(student, teacher, everything),
+        "gap_from_labels": gap_closed(student, labels, everything),
         "over_first": _minus(student, first.get("student")),
     }
 
 
 def _minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
-
-
-def _share(part: float | None, whole: float | None) -> float | None:
-    return None if part is None or whole is None or whole < _LEAST_GAP else part / whole
 
 
 def _spread(values: list[float | None]) -> dict[str, Any] | None:
@@ -175,7 +174,7 @@ def overlay_sheet(
     for (variant, _), keys in places.items():
         count = counted(results[keys["student"]].labelled, "labelled image")
         files = {
-            ARMS[kind]: find_checkpoint(run_folder(out, plan.jobs[key]), _role(kind))
+            ARMS[kind]: last_network(run_folder(out, plan.jobs[key]), _role(kind))
             for kind, key in keys.items()
         }
         recipe = plan.jobs[keys["student"]].recipe

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gdseg.cli.budget import _lacking, read_variants
+from gdseg.cli.budget import _cell, _diverged, _lacking, read_variants
 from gdseg.errors import RecipeError, UsageError
 from gdseg.recipe_yaml import load_recipe
 
@@ -71,13 +71,24 @@ def test_a_tiny_experiment(gdseg, tiny_settings, tiny_data, tmp_path):
 
 
 def test_gains_that_need_other_arms_are_named():
-    assert _lacking(["labels", "teacher", "student", "all"]) == ""
-    assert _lacking(["teacher", "student"]).startswith(
-        "not told without --arms labels,all: over labels alone"
-    )
-    assert (
-        _lacking(["student", "all"]) == "not told without --arms labels: over labels alone, gap from labels\n"
-    )
+    assert _lacking(["labels", "teacher", "student", "all"]) == []
+    (line,) = _lacking(["teacher", "student"])
+    assert line.startswith("not told without --arms labels,all: over labels alone")
+    assert _lacking(["student", "all"]) == [
+        "not told without --arms labels: over labels alone, gap from labels"
+    ]
+
+
+def test_a_mean_says_of_how_many_seeds_it_is():
+    assert _cell(None, 3) == "-"
+    assert _cell({"mean": 0.51, "std": 0.014, "values": [0.5, 0.52]}, 2) == "51.0 \u00b1 1.4"
+    assert _cell({"mean": 0.51, "std": 0.014, "values": [0.5, 0.52]}, 3) == "51.0 \u00b1 1.4 (2 of 3)"
+
+
+def test_a_run_that_diverged_is_told_below_the_table():
+    arm = {"variant": "recipe", "ratio": 0.1, "seed": 2, "kind": "student", "score": None}
+    rows = [arm | {"diverged": "step 3: a gradient is NaN"}, arm | {"seed": 0, "score": 0.5}]
+    assert _diverged({"arms": rows}) == ["recipe, 0.1, seed 2: student: step 3: a gradient is NaN"]
 
 
 def test_an_experiment_or_a_run_of_it_in_use_is_refused(gdseg, tiny_settings, tiny_data, tmp_path, held):

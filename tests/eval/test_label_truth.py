@@ -80,6 +80,17 @@ def test_iou_below_a_half_and_another_class_are_wrong(tmp_path: Path) -> None:
     assert np.isnan(truth.summary(["cat", "dog"])["area_ratio"])
 
 
+def test_classes_nobody_looked_for_are_those_of_the_truths_own_order(tmp_path: Path) -> None:
+    """LVIS: dogs were looked for and there is none, so a dog is wrong; nobody looked for cats."""
+    path = truth_file(tmp_path, ["a.png"], [])
+    document = json.loads(path.read_text())
+    document["images"][0] |= {"neg_category_ids": [1], "not_exhaustive_category_ids": []}
+    path.write_text(json.dumps(document))
+    truth = read(path, ["a.png"])  # the network's order is another: cat, dog
+    truth.add_objects(0, found((0, 0, 5), (1, 8, 12)))
+    assert truth.tally.wrong.tolist() == [0, 1]
+
+
 def test_how_masks_fit_by_hand(tmp_path: Path) -> None:
     """Found in another order than the truth's, which holds a crowd first and polygons; a wrong one counts not."""
     path = truth_file(tmp_path, ["a.png"], [(0, 2, 16, 20), (0, 2, 0, 5), (0, 2, 6, 10), (0, 2, 11, 15)])

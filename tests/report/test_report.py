@@ -287,6 +287,8 @@ def test_several_runs_are_compared(runs_of: Runs, tmp_path: Path) -> None:
     for run, role, ap in ((teacher, "teacher", 0.2), (student, "student", 0.35), (full, "teacher", 0.5)):
         (run / "eval.jsonl").write_text(json.dumps({"step": 4, "role": role, "mask_ap": ap}))
     about, split = (json.loads((full / f"{name}.json").read_text()) for name in ("run", "split"))
+    longer = load_recipe(str(full / "recipe.yaml"), ["train.steps=10"])  # the student's 6 and its teacher's 4
+    (full / "recipe.yaml").write_text(dump_recipe(longer))
     ids = sorted(range(1, 9))
     (full / "run.json").write_text(json.dumps({**about, "labelled": 8}))
     (full / "split.json").write_text(json.dumps({**split, "ids": ids, "sha256": None, "ratio": 1.0}))

@@ -246,6 +246,7 @@ def test_two_processes_find_what_one_finds(tiny_recipe, tmp_path):
 
 def row(seed, kind, score, variant="recipe", **more):
     cell = {"variant": variant, "ratio": 0.1, "seed": seed, "kind": kind, "labelled": 60, "seconds": 30.0}
+    cell["run"] = f"runs/{variant if kind == 'student' else ''}{kind}-{seed}"
     return cell | {"score": score} | ({"average": score} if kind == "student" else {}) | more
 
 
@@ -265,7 +266,9 @@ def test_gaps_are_paired_by_seed():
     assert plain["over_first"]["values"] == [0, 0]
     assert soft["over_first"]["values"] == pytest.approx([0.05, -0.02])
     assert soft["gap_from_teacher"] is None  # it has no teacher of its own here
-    assert (plain["labelled"], plain["teacher_seconds"]["values"]) == (60, [30.0, 30.0])
+    assert (plain["labelled"], plain["seeds"]) == (60, 2)
+    shared = row(0, "teacher", 0.2, variant="soft")  # the teacher of the first row
+    assert [line["seconds"] for line in summary([*rows, shared])] == [8 * 30, 2 * 30]
 
 
 def test_one_seed_has_no_spread_and_no_room_no_gap():
