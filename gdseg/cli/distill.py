@@ -9,7 +9,7 @@ from gdseg.cli import options as o
 from gdseg.cli.run_options import execute, recipe_changes, resumed_run, say_last
 from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
-from gdseg.recipe_yaml import load_recipe, parse_recipe
+from gdseg.recipe_yaml import apply_overrides, load_recipe, parse_recipe
 from gdseg.runs import find_checkpoint, new_run, recipe_name, run_of, teacher_of
 
 EXAMPLES = """Examples:
@@ -54,10 +54,9 @@ def command(
         if teacher is None:
             say_last(guide, quiet=quiet)
         home = run_of(guide)
-        if home and ratio is None and split is None and data is None:  # the teacher's labelled images
-            own = home / "split.json"
-            changes = [f"data.split={own}", "data.ratio=1.0", *changes] if own.is_file() else changes
         resolved = load_recipe(recipe, changes) if recipe else _recipe_of(guide, changes)
+        if home and not _names_labelled(changes, resolved if recipe else None):
+            resolved = _on_split(resolved, home / "split.json")
         own_name = recipe_name(home) if home else None
         name = (
             Path(recipe).stem if recipe else own_name or f"{resolved.decoder.kind}_{resolved.backbone.name}"
@@ -70,6 +69,19 @@ def command(
 
     job = partial(distill, teacher_file=guide)
     execute("distill", resolved, run, context.params, job, "gdseg eval", guide)
+
+
+def _names_labelled(changes: list[str], own: Recipe | None) -> bool:
+    """Whether flags, overrides or a recipe of its own say which images are labelled."""
+    named = {"data.split", "data.ratio", "data.root", "data.train"}
+    return bool(own and own.data.split) or any(item.partition("=")[0] in named for item in changes)
+
+
+def _on_split(recipe: Recipe, teachers: Path) -> Recipe:
+    """The recipe with the teacher's labelled images, if its run has noted them."""
+    if not teachers.is_file():
+        return recipe
+    return apply_overrides(recipe, [f"data.split={teachers}", "data.ratio=1.0"])
 
 
 def _recipe_of(guide: Path, changes: list[str]) -> Recipe:
