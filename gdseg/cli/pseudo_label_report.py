@@ -105,7 +105,7 @@ def _print_truth(truth: LabelTruth, classes: list[str], images: int) -> None:
         ["class", "right", "wrong", "missed", "precision", "recall"],
         rows,
     )
-    if truth.ious:
+    if truth.tally.right.any() and truth.task == "instance":
         ratio, iou = found["area_ratio"], percent(found["mask_iou"])
         text = (
             f"masks of the right ones: IoU {iou} % on average, area {percent(ratio)} % of the true (median)"

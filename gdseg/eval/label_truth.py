@@ -35,15 +35,12 @@ class LabelTruth:
     """The records of some of the images, by the images' number, and what was counted so far.
 
     Labels are the network's. `other_size`: numbers of the images that have not the size the truth says.
-    `ious`, `area_ratios`: of each right object, its mask's IoU with the true one, its pixels over the true.
     """
 
     records: dict[int, Record]
     task: str
     num_classes: int
     other_size: list[int] = field(default_factory=list)
-    ious: list[float] = field(default_factory=list)
-    area_ratios: list[float] = field(default_factory=list)
     counted: Sweep = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,10 +71,7 @@ class LabelTruth:
         if record is None:
             return
         image, chosen = overlaps(found, record), np.ones(len(found), dtype=bool)
-        matched = self.counted.add_objects(0, image, found.scores.numpy(), chosen)
-        right = np.flatnonzero(matched >= 0)
-        self.ious += image.iou[right, matched[right]].tolist()
-        self.area_ratios += (image.areas[right] / image.true_areas[matched[right]]).tolist()
+        self.counted.add_objects(0, image, found.scores.numpy(), chosen)
 
     def add_map(self, n: int, ids_HW: NDArray[np.integer], labels: Mapping[int, int]) -> None:
         """Judge the map of image n; labels: of its values, others are of no class.
@@ -112,13 +106,10 @@ class LabelTruth:
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
         """Precision and recall, overall and of each class, with the counts they are of; NaN: of nothing.
 
-        Of objects also `mask_iou`, the mean of those that are right, and `area_ratio`, the median of their
-        areas over the true ones: at IoU 0.5, so between 0.5 and 2.
+        Of objects also `mask_iou` and `area_ratio` of those that are right (`Fit`).
         """
-        tally, masks = self.tally, {}
-        if self.task == "instance":
-            masks["mask_iou"] = float(np.mean(self.ious)) if self.ious else float("nan")
-            masks["area_ratio"] = float(np.median(self.area_ratios)) if self.area_ratios else float("nan")
+        tally, fit = self.tally, self.counted.fits[0]
+        masks = {"mask_iou": fit.mask_iou, "area_ratio": fit.area_ratio} if self.task == "instance" else {}
         return {
             **masks,
             "judged": self.judged,

@@ -17,10 +17,35 @@ from gdseg.eval.panoptic import PanopticQuality, Truth
 
 
 @dataclass
+class Fit:
+    """How masks that are right at IoU 0.5 fit: the IoU of each with the true one, its area over the other."""
+
+    ious: list[float] = field(default_factory=list)
+    area_ratios: list[float] = field(default_factory=list)
+
+    def add(self, image: Overlaps, matched: NDArray[np.int64]) -> None:
+        """Note one image's detections, matched (`Overlaps.match`)."""
+        right = np.flatnonzero(matched >= 0)
+        self.ious += image.iou[right, matched[right]].tolist()
+        self.area_ratios += (image.areas[right] / image.true_areas[matched[right]]).tolist()
+
+    @property
+    def mask_iou(self) -> float:
+        """Mean IoU, 0.5..1; NaN of nothing."""
+        return float(np.mean(self.ious)) if self.ious else float("nan")
+
+    @property
+    def area_ratio(self) -> float:
+        """Median of pixels over the true ones, 0.5..2; NaN of nothing."""
+        return float(np.median(self.area_ratios)) if self.area_ratios else float("nan")
+
+
+@dataclass
 class Sweep:
     """Counts at each of several thresholds. found: pseudo-labels of each class, int64 [T, C].
 
-    images: those looked at; judged: those of them whose truth is known, which `tallies` are of.
+    images: those looked at; judged: those of them whose truth is known, which `tallies` and, of objects,
+    `fits` are of.
     """
 
     thresholds: Sequence[float]
@@ -29,10 +54,12 @@ class Sweep:
     judged: int = 0
     found: NDArray[np.int64] = field(init=False)
     tallies: list[Tally] = field(init=False)
+    fits: list[Fit] = field(init=False)
 
     def __post_init__(self) -> None:
         self.found = np.zeros((len(self.thresholds), self.num_classes), dtype=np.int64)
         self.tallies = [Tally.of(self.num_classes) for _ in self.thresholds]
+        self.fits = [Fit() for _ in self.thresholds]
 
     def count(self, number: int, labels: Sequence[int] | NDArray[np.integer]) -> None:
         """The labels found in one image at threshold `number`."""
@@ -44,6 +71,7 @@ class Sweep:
         """Judge the detections `chosen` (bool [D]) at a threshold; return what each is (`Overlaps.match`)."""
         matched = image.match(np.where(chosen, quality, np.nan))
         self.tallies[number].add(image, matched, chosen)
+        self.fits[number].add(image, matched)
         return matched
 
     def add_segments(

@@ -15,6 +15,7 @@ from gdseg.data.images import read_image
 from gdseg.data.label_maps import with_masks
 from gdseg.errors import DataError, GdsegError
 from gdseg.eval.run import Progress
+from gdseg.eval.tables import percent
 from gdseg.predict import Predictor, load_model
 from gdseg.recipe import Distill
 from gdseg.report.cells import CLASS_ROWS, bar
@@ -178,13 +179,15 @@ def _judged_table(run: Run, reviewers: dict[str, Reviewer]) -> Table:
     for name, reviewer in reviewers.items():
         tally, images = reviewer.by_rule.tallies[0], max(reviewer.by_rule.images, 1)
         found = f"{reviewer.by_rule.found.sum() / images:.2f}"
-        precision, recall = tally.precision(), tally.recall()
-        rows.append([name, found, bar(precision), bar(recall)])
+        fit = reviewer.by_rule.fits[0]
+        masks = [percent(fit.mask_iou), percent(fit.area_ratio)] if run.recipe.task == "instance" else []
+        rows.append([name, found, bar(tally.precision()), bar(tally.recall()), *masks])
     unit = _UNITS[run.recipe.task]
     how = "one by one" if unit == "pixels" else "matched at IoU 0.5"
+    fits = ["IoU of right ones", "their area over the true"] if run.recipe.task == "instance" else []
     return Table(
         f"At the recipe's threshold ({unit} {how}), %",
-        ["labelled by", "an image", "precision", "recall"],
+        ["labelled by", "an image", "precision", "recall", *fits],
         rows,
     )
 

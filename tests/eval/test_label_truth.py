@@ -102,9 +102,10 @@ def test_how_masks_fit_by_hand(tmp_path: Path) -> None:
     truth.add_objects(0, found((0, 11, 16), (0, 6, 9), (0, 0, 4), (0, 17, 19), (1, 0, 5)))
     summary = truth.summary(["cat", "dog"])
     assert (summary["classes"]["cat"]["right"], summary["classes"]["dog"]["wrong"]) == (3, 1)
-    assert truth.area_ratios == pytest.approx([5 / 4, 3 / 4, 4 / 5])
+    fit = truth.counted.fits[0]
+    assert fit.area_ratios == pytest.approx([5 / 4, 3 / 4, 4 / 5])
     assert summary["area_ratio"] == pytest.approx(4 / 5)  # not the mean, 14 / 15
-    assert truth.ious == pytest.approx([4 / 5, 3 / 4, 4 / 5])
+    assert fit.ious == pytest.approx([4 / 5, 3 / 4, 4 / 5])
     assert summary["mask_iou"] == pytest.approx((4 / 5 + 3 / 4 + 4 / 5) / 3)
 
 

@@ -110,6 +110,7 @@ def test_right_wrong_and_missed_objects(objects: tuple[Predictor, Recipe, Record
     everything, own = reviewed(predictor, recipe, record, truth_of(fate.kept, record, labels))
     assert own.right == [True] * 3
     assert (everything.by_rule.tallies[0].precision(), everything.by_rule.tallies[0].recall()) == (1, 1)
+    assert (everything.by_rule.fits[0].mask_iou, everything.by_rule.fits[0].area_ratio) == (1, 1)
     other = [(labels[0] + 1) % classes, *labels[1:]]
     one_wrong, own = reviewed(predictor, recipe, record, truth_of(fate.kept, record, other))
     assert own.right.count(False) == 1
