@@ -10,7 +10,7 @@ from gdseg.cli.run_options import execute, recipe_changes, resumed_run, say_last
 from gdseg.errors import UsageError
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import apply_overrides, load_recipe, parse_recipe
-from gdseg.runs import find_checkpoint, new_run, recipe_name, run_of, teacher_of
+from gdseg.runs import find_checkpoint, new_run, recipe_name, run_of
 
 EXAMPLES = """Examples:
 
@@ -48,7 +48,7 @@ def command(
     changes = recipe_changes(context.params, steps="distill.steps")
     if resume:
         run = resumed_run("distill", context.params, changes)
-        resolved, guide = load_recipe(str(run / "recipe.yaml"), changes), teacher_of(run)
+        resolved, guide = load_recipe(str(run / "recipe.yaml"), changes), None
     else:
         guide = find_checkpoint(teacher, role="teacher", verb="pretrain")
         if teacher is None:

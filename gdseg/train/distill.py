@@ -8,20 +8,21 @@ what is said of them, `engine.py` the step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from gdseg.data.dataset import unlabelled_pool
 from gdseg.data.loader import train_batches
 from gdseg.data.order import repeat_factors
+from gdseg.models.checkpoint import Network
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
-from gdseg.runs import file_sha256
+from gdseg.runs import file_sha256, read_run, teacher_of
 from gdseg.structures import Batch, Record, Targets
 from gdseg.train.copy_paste import as_trained, paste_labelled, paste_unlabelled
 from gdseg.train.counts import settle
@@ -29,7 +30,7 @@ from gdseg.train.engine import Learner, Part, labelled_part, seed_step, unlabell
 from gdseg.train.features import FeatureLoss
 from gdseg.train.mix import mix_unlabelled
 from gdseg.train.session import Session
-from gdseg.train.start import advice, open_data, recorded_run
+from gdseg.train.start import Start, advice, open_data, recorded_run
 from gdseg.train.teacher import Teacher, build_student, load_guide
 from gdseg.train.watch import Watch, pseudo_statistics
 from gdseg.words import counted
@@ -38,7 +39,7 @@ from gdseg.words import counted
 def distill(
     recipe: Recipe,
     run: Path,
-    teacher_file: Path,
+    teacher_file: Path | None,
     device: torch.device,
     *,
     resume: bool = False,
@@ -48,20 +49,15 @@ def distill(
 ) -> dict[str, dict[str, float]]:
     """Distil a student in `run` from the network in `teacher_file`; return the last metrics by role.
 
+    None: that of the run that is resumed, which is needed during burn-in alone.
     Raises DataError, CheckpointError, DivergedError, MachineError, InterruptedRun (after saving).
     again: what these advise, when it is not this verb's own --resume or --overwrite.
     """
     data = open_data(recipe, run if resume else None)
     rule, classes, split = recipe.distill, len(data.dataset.classes), data.split.sha256
     unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
-    guide = load_guide(teacher_file, data.dataset, device)
-    recipe = settle(recipe, data.some_counts(), guide.recipe if rule.student_init == "teacher" else None)
-    seed_step(recipe.seed, 0)
-    student = build_student(recipe, classes, guide, load_weights=not resume).to(device)
-    teacher = Teacher(guide, student, recipe, data.dataset.things)
-    own_lr = replace(recipe, train=replace(recipe.train, lr=recipe.train.lr * rule.lr_factor))
-    learner = Learner(student, own_lr, classes, rule.steps, device, data.dataset.things)
-    learner.features = FeatureLoss(recipe, student, device) if rule.feature_backbone else None
+    recipe, student, teacher = _networks(recipe, data, teacher_file, device, resume=resume)
+    learner = _learner(student, recipe, data.dataset.things, device)
 
     session = Session("distill", run, recipe, data.dataset, split, learner, rule.steps, quiet, again)
     both = {"student": student, "teacher": teacher.average}
@@ -72,14 +68,19 @@ def distill(
 
     if resume:
         session.resume(state)
-    guided_by = {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
-    facts = {"unlabelled": len(unlabelled), **guided_by, "burn_in_steps": rule.burn_in_steps}
+        if teacher.is_guide(session.start_step) and teacher.guide is None:
+            teacher.guide = load_guide(teacher_of(run), data.dataset, device)
+    facts = {
+        "unlabelled": len(unlabelled),
+        **_guided_by(run, teacher_file),
+        "burn_in_steps": rule.burn_in_steps,
+    }
     watch = Watch(rule, teacher.thresholds, recipe.task)
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
     often = _often(recipe, data.labelled, classes)
     record = recorded_run(run, recipe, "distill", data, device, resume=resume, overwrite=overwrite, **facts)
     with record, session:
-        _announce(session, len(data.labelled), len(unlabelled), guide.split_sha256)
+        _announce(session, len(data.labelled), len(unlabelled), teacher.guide)
         session.catch_up(roles(session.start_step - 1), state)
         for step, (labelled, weak) in enumerate(streams, session.start_step):
             seed_step(recipe.seed, step)
@@ -95,6 +96,37 @@ def distill(
             session.tell(done, watch.check(done, means), watch.classes() if kept else {})
             session.close_step(done, roles(step), state)
     return session.scores
+
+
+def _networks(
+    recipe: Recipe, data: Start, teacher_file: Path | None, device: torch.device, *, resume: bool
+) -> tuple[Recipe, SegmentationModel, Teacher]:
+    """The recipe with its numbers chosen, the student, and the teacher with its guide from the file."""
+    guide = load_guide(teacher_file, data.dataset, device) if teacher_file else None
+    like = guide.recipe if guide and recipe.distill.student_init == "teacher" else None
+    recipe = settle(recipe, data.some_counts(), like)
+    seed_step(recipe.seed, 0)
+    classes = len(data.dataset.classes)
+    student = build_student(recipe, classes, guide, load_weights=not resume).to(device)
+    return recipe, student, Teacher(guide, student, recipe, data.dataset.things)
+
+
+def _learner(
+    student: SegmentationModel, recipe: Recipe, things: Sequence[bool], device: torch.device
+) -> Learner:
+    rule = recipe.distill
+    own_lr = replace(recipe, train=replace(recipe.train, lr=recipe.train.lr * rule.lr_factor))
+    learner = Learner(student, own_lr, len(things), rule.steps, device, things)
+    learner.features = FeatureLoss(recipe, student, device) if rule.feature_backbone else None
+    return learner
+
+
+def _guided_by(run: Path, teacher_file: Path | None) -> dict[str, Any]:
+    """What run.json says of the teacher: of `teacher_file`, else what it said before."""
+    if teacher_file:
+        return {"teacher": str(teacher_file.resolve()), "teacher_sha256": file_sha256(teacher_file)}
+    before = read_run(run)
+    return {key: before.get(key) for key in ("teacher", "teacher_sha256")}
 
 
 def _parts(
@@ -152,7 +184,7 @@ def _repeat_threshold(recipe: Recipe) -> float:
     return recipe.data.repeat_threshold if own is None else own
 
 
-def _announce(session: Session, labelled: int, unlabelled: int, guide_split: str) -> None:
+def _announce(session: Session, labelled: int, unlabelled: int, guide: Network | None) -> None:
     rule, say = session.recipe.distill, session.log.say
     images = f"{labelled} labelled and {counted(unlabelled, 'unlabelled image')}"
     say(f"distill: {images}, {counted(rule.steps, 'step')}, {session.run}")
@@ -162,5 +194,5 @@ def _announce(session: Session, labelled: int, unlabelled: int, guide_split: str
         say("warning: all unlabelled images are the labelled ones; name others with --unlabelled DIR")
     if rule.burn_in_steps >= rule.steps:
         say("warning: burn-in does not end within these steps, the teacher stays as it is")
-    if guide_split not in ("", session.split_sha256):
+    if guide and guide.split_sha256 not in ("", session.split_sha256):
         say("warning: the teacher was trained on other labelled images than this run's")

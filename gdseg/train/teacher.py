@@ -28,22 +28,17 @@ from gdseg.words import counted
 
 
 class Teacher:
-    """First the frozen `guide`, from step `burn_in_steps` on `average`, the student's moving average."""
+    """First the frozen `guide`, from step `burn_in_steps` on `average`, the student's moving average.
+
+    guide: None once burn-in is over; things: of each class.
+    """
 
     def __init__(
-        self,
-        guide: Network,
-        student: SegmentationModel,
-        recipe: Recipe,
-        things: Sequence[bool] | None = None,
+        self, guide: Network | None, student: SegmentationModel, recipe: Recipe, things: Sequence[bool]
     ) -> None:
-        self.guide: Network | None = guide
-        self.recipe = recipe
-        self.things = things or guide.things
+        self.guide, self.recipe, self.things = guide, recipe, things
         self.average = copy.deepcopy(student).requires_grad_(False).eval()
-        self.thresholds = ClassThresholds(recipe.distill, len(guide.classes)).to(
-            next(student.parameters()).device
-        )
+        self.thresholds = ClassThresholds(recipe.distill, len(things)).to(next(student.parameters()).device)
 
     def is_guide(self, step: int) -> bool:
         """Whether the guide labels at `step` (0-based)."""
@@ -103,13 +98,13 @@ def load_guide(file: Path, dataset: Dataset, device: torch.device) -> Network:
 
 
 def build_student(
-    recipe: Recipe, num_classes: int, guide: Network, *, load_weights: bool
+    recipe: Recipe, num_classes: int, guide: Network | None, *, load_weights: bool
 ) -> SegmentationModel:
-    """A student with its backbone's weights, or with the teacher's if the recipe says so.
+    """A student with its backbone's weights, or with the teacher's if the recipe says so and it is there.
 
     Raises CheckpointError when it shall start from a teacher of another architecture.
     """
-    if recipe.distill.student_init == "backbone":
+    if guide is None or recipe.distill.student_init == "backbone":
         return build_model(recipe, num_classes, load_weights=load_weights)
     student = build_model(recipe, num_classes, load_weights=False)
     try:

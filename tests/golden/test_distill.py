@@ -111,7 +111,8 @@ class Run:
         self.recipe.train.schedule = "constant"
         self.student = student.train()
         names, ids = [str(i) for i in range(self.classes)], [*range(self.classes)]
-        self.teacher = Teacher(Network(guide.eval(), self.recipe, names, ids), student, self.recipe)
+        network = Network(guide.eval(), self.recipe, names, ids)
+        self.teacher = Teacher(network, student, self.recipe, network.things)
         steps, rate = len(case.manifest["sequence"]), learning_rate(setup["optimizer"])
         self.learner = Learner(student, self.recipe, self.classes, steps, torch.device("cpu"))
         self.draws, criterion = StepDraws(case), Criterion(self.recipe, self.classes)

@@ -132,6 +132,29 @@ def test_an_interrupted_distill_is_the_uninterrupted_one(
     same_networks(cut, whole)
 
 
+def test_the_pretrained_teacher_may_be_gone_once_burn_in_is_over(tiny_recipe, tmp_path, monkeypatch, teacher):
+    recipe = tiny_recipe("maskdino", "decoder.queries=auto", "distill.student_init=teacher")
+    whole, during, after = tmp_path / "whole", tmp_path / "during", tmp_path / "after"
+    distill(recipe, whole, teacher, CPU, quiet=True)
+    for run, step in ((during, 0), (after, 4)):  # burn-in takes 2 steps
+        with monkeypatch.context() as patch:
+            interrupt_in(patch, step)
+            with pytest.raises(InterruptedRun):
+                distill(recipe, run, teacher, CPU, quiet=True)
+    moved = teacher.rename(tmp_path / "away.safetensors")
+    settled = load_recipe(str(after / "recipe.yaml"), [])
+    distill(settled, after, None, CPU, resume=True, quiet=True)
+    same_networks(after, whole)
+    told, first = (json.loads((run / "run.json").read_text()) for run in (after, whole))
+    assert told["teacher"] == str(teacher)
+    assert told["teacher_sha256"] == first["teacher_sha256"]
+    with pytest.raises(CheckpointError, match="the run's teacher is gone"):
+        distill(settled, during, None, CPU, resume=True, quiet=True)
+    moved.rename(teacher)
+    distill(settled, during, None, CPU, resume=True, quiet=True)
+    same_networks(during, whole)
+
+
 @pytest.mark.parametrize("when", ["step", "evaluation"])
 @pytest.mark.parametrize("last", [True, False])
 def test_a_signal_at_an_evaluation_saves_and_the_resumed_run_evaluates(
