@@ -50,8 +50,8 @@ RESUMABLE = ("data.root", "data.workers", "train.log_every", "train.eval_every",
 def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
     """`key=value` items of a command's flags, by parameter name, followed by its overrides.
 
-    `more` maps further parameter names to recipe keys, as steps="train.steps". Raises UsageError
-    when a key is given both ways.
+    `more` maps further parameter names to recipe keys, as steps="train.steps". A split replaces a ratio and
+    a ratio a split, flag or override. Raises UsageError when a key is given both ways.
     """
     keys = {**RECIPE_KEYS, **more}
     flags = {key: params[name] for name, key in keys.items() if params.get(name) not in (None, [], ())}
@@ -65,7 +65,9 @@ def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
         raise UsageError(f"{twice[0]} is given both as a flag and as an override", hint="keep one of them")
     changes = [f"{key}={_text(key, value)}" for key, value in flags.items()]
     touched = {item.partition("=")[0] for item in changes + overrides}
-    implied = [f"{key}={value}" for cause, key, value in IMPLIED if cause in flags and key not in touched]
+    named = {key for key, _, value in (item.partition("=") for item in overrides) if value != "null"}
+    causes = flags.keys() | (named & {"data.split", "data.ratio"})  # which no recipe may have both
+    implied = [f"{key}={value}" for cause, key, value in IMPLIED if cause in causes and key not in touched]
     return implied + changes + overrides
 
 

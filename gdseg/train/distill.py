@@ -49,7 +49,7 @@ def distill(
 ) -> dict[str, dict[str, float]]:
     """Distil a student in `run` from the network in `teacher_file`; return the last metrics by role.
 
-    None: that of the run that is resumed, which is needed during burn-in alone.
+    teacher_file: None for that of the run that is resumed, which is needed during burn-in alone.
     Raises DataError, CheckpointError, DivergedError, MachineError, InterruptedRun (after saving).
     again: what these advise, when it is not this verb's own --resume or --overwrite.
     """

@@ -69,7 +69,7 @@ class ClassThresholds(nn.Module):
         self.found_images.mul_(_FORGET).add_(len(pseudo))
         if self.rule.thresholds == "prior":
             wanted = self.rule.prior_share * self.prior
-            error = (now / len(pseudo) - wanted) / wanted.clamp(min=1 / len(pseudo))  # mean 0 though clamped
+            error = (now / len(pseudo) - wanted) / wanted.clamp(min=1 / len(pseudo))  # one found: a step
             self.shift(self.rule.threshold_rate * error.clamp(-1, 1))
 
     @torch.no_grad()

@@ -16,8 +16,8 @@ def shown(gdseg: Gdseg, tiny_settings: list[str], tiny_data: Path) -> Callable[.
     trained = gdseg("pretrain", "--out", "runs/T", "-q", *settings)
     assert trained.exit_code == 0, trained.exception
 
-    def dry(*arguments: str | Path) -> str:
-        result = gdseg("distill", "--teacher", "runs/T", "--dry-run", *arguments)
+    def dry(*arguments: str | Path, teacher: str = "runs/T") -> str:
+        result = gdseg("distill", "--teacher", teacher, "--dry-run", *arguments)
         assert result.exit_code == 0, result.exception
         return " ".join(result.stdout.split())
 
@@ -33,7 +33,30 @@ def test_they_are_the_teachers_unless_others_are_named(shown: Callable[..., str]
         assert "split: null" in text
         assert "labelled 3 images" in text
     (tmp_path / "two.txt").write_text("1\n2\n")
-    assert "split: two.txt" in shown("data.split=two.txt", "data.ratio=1")
+    for other in (["data.split=two.txt"], ["data.split=two.txt", "data.ratio=1"], ["--split", "two.txt"]):
+        text = shown(*other)
+        assert "split: two.txt" in text
+        assert "labelled 2 images" in text
+
+
+def test_an_override_replaces_the_split_that_the_teachers_recipe_names(
+    shown: Callable[..., str], gdseg: Gdseg, tmp_path: Path
+) -> None:
+    (tmp_path / "two.txt").write_text("1\n2\n")
+    recipe = "runs/T/recipe.yaml"
+    trained = gdseg("pretrain", "-r", recipe, "--split", "two.txt", "--out", "runs/U", "-q")
+    assert trained.exit_code == 0, trained.exception
+    for other in (["data.ratio=0.25"], ["--ratio", "0.25"]):
+        text = shown(*other, teacher="runs/U")
+        assert "split: null" in text
+        assert "labelled 3 images" in text
+    assert "labelled 2 images" in shown(teacher="runs/U")
+
+
+def test_no_split_leaves_the_ratio_alone(gdseg: Gdseg, tiny_settings: list[str], tiny_data: Path) -> None:
+    settings = [item for item in tiny_settings if not item.startswith("data.ratio")]
+    result = gdseg("pretrain", "--dry-run", "data.split=null", f"data.root={tiny_data}", *settings)
+    assert "labelled        1 image," in result.stdout  # of 12, at the recipe's 0.1
 
 
 def test_a_recipe_of_its_own_may_name_them(shown: Callable[..., str], tmp_path: Path) -> None:
