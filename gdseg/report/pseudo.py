@@ -184,7 +184,8 @@ def _judged_table(run: Run, reviewers: dict[str, Reviewer]) -> Table:
         rows.append([name, found, bar(tally.precision()), bar(tally.recall()), *masks])
     unit = _UNITS[run.recipe.task]
     how = "one by one" if unit == "pixels" else "matched at IoU 0.5"
-    fits = ["IoU of right ones", "their area over the true"] if run.recipe.task == "instance" else []
+    fits = ["IoU", "area"] if run.recipe.task == "instance" else []  # short, for a phone
+    how += "; of the right ones mean mask IoU, and median area over the true" if fits else ""
     return Table(
         f"At the recipe's threshold ({unit} {how}), %",
         ["labelled by", "an image", "precision", "recall", *fits],

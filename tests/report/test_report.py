@@ -97,7 +97,7 @@ def test_the_runs_numbers_are_there(page: Path, runs_of: Runs) -> None:
     for title in (
         "Losses",
         "Pseudo-labels",
-        "precision recall IoU of right ones their area over the true",
+        "precision recall IoU area",
         "Right, and found, by threshold",
         "Each class, mask AP, %",
         "Worst images",
