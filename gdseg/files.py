@@ -6,6 +6,7 @@ Called by whoever writes results: train, predict, checkpoints, the CLI.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gdseg.errors import MachineError
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -4,7 +4,6 @@ Layout (DESIGN.md, "Run directory"): runs/<verb>-<recipe>-<time>/{recipe.yaml, r
 metrics.jsonl, eval.jsonl, checkpoints/}. `student` and `teacher` of a distillation are two files.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gdseg.errors import CheckpointError, UsageError
-from gdseg.files import cannot_write, rename_all
+from gdseg.files import cannot_write, file_sha256, rename_all
 from gdseg.lock import LOCK
 
 RUNS = Path("runs")
@@ -170,12 +169,6 @@ def teacher_of(run: Path) -> Path:
     if about.get("teacher_sha256") != file_sha256(Path(teacher)):
         raise CheckpointError("the run's teacher has been replaced", teacher, "put it back, or distil anew")
     return Path(teacher)
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_checkpoint(given: str | Path | None, role: str | None = None, verb: str | None = None) -> Path:

@@ -22,7 +22,7 @@ from gdseg.words import ARMS, counted
 
 if TYPE_CHECKING:
     from gdseg.train.budget import Result
-    from gdseg.train.budget_plan import Arm, Job, Plan
+    from gdseg.train.budget_plan import Job, Plan
 
 EXAMPLES = """Examples:
 
@@ -141,7 +141,7 @@ def command(
         print_json(report)
     elif not quiet:
         _print(report, kinds)
-        err.print(f"written to {target}: budget.json, {', '.join(pictures)}", soft_wrap=True)
+        err.print(f"written to {target}: budget.json, runs.json, {', '.join(pictures)}", soft_wrap=True)
 
 
 def read_variants(recipe: Recipe, texts: list[str]) -> dict[str, Recipe]:
@@ -199,13 +199,8 @@ def _describe(plan: Plan, out: Path) -> None:
         arms = [arm for arm, key in plan.arms.items() if key == job.key]
         more = f" and {len(arms) - 1} more" if len(arms) > 1 else ""
         there = "finished" if finished(out, job) else "to do"
-        rows.append([_name(arms[0]) + more, str(job.steps), job.folder, there])
+        rows.append([arms[0].name + more, str(job.steps), job.folder, there])
     print_table(f"{counted(len(rows), 'run')} in {out}", ["for", "steps", "run", ""], rows)
-
-
-def _name(arm: Arm) -> str:
-    share = "split" if arm.ratio is None else f"{arm.ratio:g}"
-    return f"{arm.variant}, {share}, seed {arm.seed}: {ARMS[arm.kind]}"
 
 
 def _teller(plan: Plan, out: Path, metric: str, *, quiet: bool) -> Callable[[Job, Result], None]:
@@ -222,7 +217,7 @@ def _teller(plan: Plan, out: Path, metric: str, *, quiet: bool) -> Callable[[Job
             role = "student" if job.teacher else "teacher"
             score = result.diverged or f"{metric} {percent(result.scores[role].get(metric))}"
             err.print(
-                f"{there}/{len(plan.jobs)} {_name(arm)}: {score}, {result.seconds / 60:.1f} min",
+                f"{there}/{len(plan.jobs)} {arm.name}: {score}, {result.seconds / 60:.1f} min",
                 soft_wrap=True,
             )
 
@@ -284,4 +279,4 @@ def _diverged(report: dict[str, Any]) -> list[str]:
     from gdseg.train.budget_plan import Arm
 
     lost = [row for row in report["arms"] if "diverged" in row]
-    return [f"{_name(Arm(*(row[key] for key in Arm._fields)))}: {row['diverged']}" for row in lost]
+    return [f"{Arm(*(row[key] for key in Arm._fields)).name}: {row['diverged']}" for row in lost]

@@ -142,7 +142,7 @@ def command(
         scores, other = {}, ""
         for name, file in files.items():
             scores[name], of, other = _score_network(
-                file, data, overrides, device, batch_size, how, quiet=quiet or as_json
+                name, file, data, overrides, device, batch_size, how, quiet=quiet or as_json
             )
             about[name] = {"source": file, **of}
         target = out or _beside(list(files.values())[-1], other)
@@ -207,6 +207,7 @@ def check_classes(network: Network, dataset: Dataset, path: Path) -> None:
 
 
 def _score_network(
+    name: str,
     file: Path,
     data: str | None,
     overrides: list[str],
@@ -216,7 +217,10 @@ def _score_network(
     *,
     quiet: bool,
 ) -> tuple[Scores, dict[str, Any], str]:
-    """The scores, what they are of, and a name for the data where it is not the network's own."""
+    """The scores, what they are of, and a name for the data where it is not the network's own.
+
+    name: what progress calls the network.
+    """
     from gdseg.data.dataset import open_dataset
     from gdseg.device import resolve_device
     from gdseg.eval.run import evaluate
@@ -233,7 +237,7 @@ def _score_network(
     recipe = apply_overrides(recipe, overrides)
     dataset = open_dataset(recipe.data, ("val",), task=recipe.task)
     check_classes(network, dataset, file)
-    with progress(f"{network.role}: image", quiet=quiet) as tell:
+    with progress(f"{name}: image", quiet=quiet) as tell:
         scores = evaluate(network.model, dataset, recipe, chosen, batch_size, tell, **how)
     labels = labels_sha256(dataset.val_json, dataset.val)
     return scores, _judged_on(dataset), other_data(own, recipe.data, labels)

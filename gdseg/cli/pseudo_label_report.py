@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gdseg.cli.console import err, out, print_json, print_table
+from gdseg.errors import DataError
 from gdseg.eval.tables import percent
 from gdseg.files import plain
 from gdseg.words import counted
@@ -61,6 +62,8 @@ def report(
     if summary.left_out:
         title += f"; {counted(summary.left_out, 'image')} left out by the --keep file"
     print_table(title, ["class", "objects", "images", "mean score"], rows)
+    if folder.predictor.network.recipe.task != "semantic":
+        err.print("score: class score (which thresholds ask for) times mean mask probability")
     if truth is not None:
         _print_truth(truth, classes, summary.done)
     sheet = f", contact sheet in {folder.target.with_suffix('.png')}" if with_sheet else ""
@@ -124,7 +127,10 @@ def _print_truth(truth: LabelTruth, classes: list[str], images: int) -> None:
 
 
 def say_if_empty(folder: Folder, summary: Summary) -> None:
-    """That no image has a label, and why: the class score, or what else the rule asks for."""
+    """Say that no image has a label, and why: the class score, or what else the rule asks for.
+
+    Raises DataError where the --keep file left out every image, so that nothing was written.
+    """
     if summary.objects or not summary.done + summary.left_out:
         return
     rule, thresholds = folder.applied()
@@ -141,5 +147,7 @@ def say_if_empty(folder: Folder, summary: Summary) -> None:
         advice = f"lower {' or '.join([', '.join(f'distill.{key}' for key in keys), *means])}"
     if folder.keep is not None:
         advice += ", or change the --keep file"
-    text = f"warning: no image has a label; the best class score is {summary.best:.3g}, {why}: {advice}"
-    err.print(text, soft_wrap=True)
+    text = f"no image has a label; the best class score is {summary.best:.3g}, {why}"
+    if not summary.done:
+        raise DataError(f"nothing was written: {text}", folder.target, advice)
+    err.print(f"warning: {text}: {advice}", soft_wrap=True)

@@ -35,6 +35,7 @@ from gdseg.data.scenes import builtin_scenes
 from gdseg.data.shapes import builtin_shapes
 from gdseg.data.split import Split
 from gdseg.errors import DataError
+from gdseg.files import file_sha256
 from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Record
 
@@ -241,10 +242,14 @@ def labelled_records(records: Sequence[Record], split: Split) -> list[Record]:
     return [record for record in records if record.image_id in chosen]
 
 
-def unlabelled_pool(records: Sequence[Record], split: Split, data: Data) -> list[Record]:
+def unlabelled_pool(
+    records: Sequence[Record], split: Split, data: Data, val: Sequence[Record] = ()
+) -> tuple[list[Record], int]:
     """The images of the unlabelled stream: training images (labels taken away) and the folders of the recipe.
 
-    Images of the split are among them if `data.unlabelled_has_labelled`. Raises DataError if none is left.
+    Images of the split are among them if `data.unlabelled_has_labelled`. Files in the folders that equal one
+    of `val` are left out, for these judge the student; how many is told second. Raises DataError if none is
+    left.
     """
     chosen = set() if data.unlabelled_has_labelled else set(split.ids)
     pool = [
@@ -252,14 +257,27 @@ def unlabelled_pool(records: Sequence[Record], split: Split, data: Data) -> list
         for record in records
         if record.image_id not in chosen
     ]
-    pool += unlabelled_records([Path(folder) for folder in data.unlabelled])
+    others = unlabelled_records([Path(folder) for folder in data.unlabelled])
+    copies = _copies(others, val)
+    pool += [record for record in others if record.path not in copies]
     if not pool:
         raise DataError(
             "there is no unlabelled image",
             "data.unlabelled",
             "name a folder with --unlabelled, or use a smaller --ratio",
         )
-    return pool
+    return pool, len(copies)
+
+
+def _copies(records: Sequence[Record], originals: Sequence[Record]) -> set[Path]:
+    """Which files of `records` hold what one of `originals` holds; only files of equal size are read."""
+    sizes: dict[int, list[Path]] = {}
+    for path in (original.path for original in originals if records):
+        if path.is_file():
+            sizes.setdefault(path.stat().st_size, []).append(path)
+    alike = [(r.path, size) for r in records if (size := r.path.stat().st_size) in sizes]
+    digests = {file_sha256(path) for size in {size for _, size in alike} for path in sizes[size]}
+    return {path for path, _ in alike if file_sha256(path) in digests}
 
 
 def unlabelled_records(folders: Sequence[Path]) -> list[Record]:

@@ -61,7 +61,7 @@ def samples(run: Run, data: Start, truth: Path | None, number: int) -> list[Samp
                 "the truth has other classes than the data", truth, "give labels of the same classes"
             )
         known |= {str(record.path.absolute()): record for record in labels.train}
-    pool = unlabelled_pool(data.dataset.train, data.split, keys)
+    pool, _ = unlabelled_pool(data.dataset.train, data.split, keys, data.dataset.val)
     chosen = [pool[i] for i in spread(len(pool), number)]
     return [Sample(r, known.get(r.image_id) or known.get(str(r.path.absolute()))) for r in chosen]
 

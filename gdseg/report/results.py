@@ -77,6 +77,8 @@ def results(run: Run, limit: int, shown: int, device: torch.device, progress: Pr
     about = f"Measured on {part} validation images."
     if "best" in find_checkpoint(run.path).name:
         about += f" Each network's best checkpoint, chosen on them by {run.metric_name}."
+    if len(run.files) > len(networks):
+        about += f" Of the run's own networks the best is shown, the {last}."
     blocks: list[Block] = [Text(about)]
     blocks.append(Table(*main_table({name: each.scores for name, each in reviewed.items()})))
     blocks.append(_class_table(whole, {name: each.scores for name, each in reviewed.items()}))

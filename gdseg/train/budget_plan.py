@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 
 from gdseg.data.dataset import open_dataset, unlabelled_records
 from gdseg.errors import DataError
-from gdseg.files import plain
+from gdseg.files import file_sha256, plain
 from gdseg.recipe import Data, Recipe
 from gdseg.recipe_yaml import apply_overrides, key_paths
-from gdseg.runs import file_sha256
 from gdseg.train.start import images_sha256, labels_sha256
 from gdseg.words import ARMS
 
@@ -44,6 +43,12 @@ class Arm(NamedTuple):
     ratio: float | None
     seed: int
     kind: str
+
+    @property
+    def name(self) -> str:
+        """What a line calls it."""
+        share = "split" if self.ratio is None else f"{self.ratio:g}"
+        return f"{self.variant}, {share}, seed {self.seed}: {ARMS[self.kind]}"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ own gap. Called by cli/budget.py.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from gdseg.models.checkpoint import load_network
 from gdseg.predict import Predictor, as_tensor
 from gdseg.recipe import Recipe
 from gdseg.train.budget import Result, finished, last_network, run_folder
-from gdseg.train.budget_plan import KINDS, Plan
+from gdseg.train.budget_plan import KINDS, Arm, Plan
 from gdseg.view.budget_plot import plot_budget
 from gdseg.view.draw import displayable
 from gdseg.view.sheets import Sheet, spread
@@ -39,11 +40,29 @@ GAINS = ("gain", "gap_from_teacher", "gap_from_labels", "over_first")
 
 
 def save_results(plan: Plan, out: Path, metric: str) -> dict[str, Any]:
-    """Write OUT/budget.json with what is finished of a plan, and return it: metric, rows of arms, table."""
+    """Write OUT/budget.json with what is finished of a plan, and return it: metric, rows of arms, table.
+
+    OUT/runs.json keeps the rows of earlier plans too: by run, by what it was for.
+    """
     rows = arm_rows(plan, gather(plan, out), metric)
     report = {"metric": metric, "runs": len(plan.jobs), "arms": rows, "table": summary(rows)}
     write_json(out / "budget.json", report)
+    _remember(out / "runs.json", plan, rows, metric)
     return report
+
+
+def _remember(path: Path, plan: Plan, rows: list[dict[str, Any]], metric: str) -> None:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None
+    runs: dict[str, Any] = known if isinstance(known, dict) else {}
+    for row in rows:
+        arm = Arm(*(row[name] for name in Arm._fields))
+        data = plan.jobs[plan.arms[arm]].recipe.data.root
+        names = runs[row["run"]] if isinstance(runs.get(row["run"]), dict) else {}
+        runs[row["run"]] = names | {arm.name: {"data": data, "metric": metric, **row}}
+    write_json(path, runs)
 
 
 def gather(plan: Plan, out: Path) -> dict[str, Result]:
@@ -54,7 +73,10 @@ def gather(plan: Plan, out: Path) -> dict[str, Result]:
 def draw_results(
     plan: Plan, out: Path, report: dict[str, Any], device: torch.device, conf: float, images: int = 3
 ) -> list[str]:
-    """Draw OUT/budget.svg and .png, and overlays.png of a few images; returns the names of what was drawn."""
+    """Draw OUT/budget.svg and .png, and overlays.png of a few images; returns the names of what was drawn.
+
+    Those of an earlier plan go where this one has none.
+    """
     drawn = []
     if any(row[kind] for row in report["table"] for kind in KINDS):
         drawn = ["budget.svg", "budget.png"]
@@ -63,6 +85,8 @@ def draw_results(
     if sheet:
         save_picture(sheet, out / "overlays.png")
         drawn.append("overlays.png")
+    for name in {"budget.svg", "budget.png", "overlays.png"}.difference(drawn):
+        (out / name).unlink(missing_ok=True)
     return drawn
 
 

@@ -19,10 +19,11 @@ import torch
 from gdseg.data.dataset import unlabelled_pool
 from gdseg.data.loader import train_batches
 from gdseg.data.order import repeat_factors
+from gdseg.files import file_sha256
 from gdseg.models.checkpoint import Network
 from gdseg.models.model import SegmentationModel
 from gdseg.recipe import Recipe
-from gdseg.runs import file_sha256, read_run, teacher_of
+from gdseg.runs import read_run, teacher_of
 from gdseg.structures import Batch, Record, Targets
 from gdseg.train.copy_paste import as_trained, paste_labelled, paste_unlabelled
 from gdseg.train.counts import settle
@@ -30,7 +31,7 @@ from gdseg.train.engine import Learner, Part, labelled_part, seed_step, unlabell
 from gdseg.train.features import FeatureLoss
 from gdseg.train.mix import mix_unlabelled
 from gdseg.train.session import Session
-from gdseg.train.start import Start, advice, open_data, recorded_run
+from gdseg.train.start import Start, advice, open_data, recorded_run, validation_left_out
 from gdseg.train.teacher import Teacher, build_student, load_guide
 from gdseg.train.watch import Watch, pseudo_statistics
 from gdseg.words import counted
@@ -55,7 +56,7 @@ def distill(
     """
     data = open_data(recipe, run if resume else None)
     rule, classes, split = recipe.distill, len(data.dataset.classes), data.split.sha256
-    unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
+    unlabelled, copies = unlabelled_pool(data.dataset.train, data.split, recipe.data, data.dataset.val)
     recipe, student, teacher = _networks(recipe, data, teacher_file, device, resume=resume)
     learner = _learner(student, recipe, data.dataset.things, device)
 
@@ -80,7 +81,7 @@ def distill(
     often = _often(recipe, data.labelled, classes)
     record = recorded_run(run, recipe, "distill", data, device, resume=resume, overwrite=overwrite, **facts)
     with record, session:
-        _announce(session, len(data.labelled), len(unlabelled), teacher.guide)
+        _announce(session, len(data.labelled), len(unlabelled), copies, teacher.guide)
         session.catch_up(roles(session.start_step - 1), state)
         for step, (labelled, weak) in enumerate(streams, session.start_step):
             seed_step(recipe.seed, step)
@@ -184,10 +185,11 @@ def _repeat_threshold(recipe: Recipe) -> float:
     return recipe.data.repeat_threshold if own is None else own
 
 
-def _announce(session: Session, labelled: int, unlabelled: int, guide: Network | None) -> None:
+def _announce(session: Session, labelled: int, unlabelled: int, copies: int, guide: Network | None) -> None:
     rule, say = session.recipe.distill, session.log.say
     images = f"{labelled} labelled and {counted(unlabelled, 'unlabelled image')}"
     say(f"distill: {images}, {counted(rule.steps, 'step')}, {session.run}")
+    say(validation_left_out(copies))
     if not session.start_step:
         say(advice(labelled, session.recipe, "distill"))
     if unlabelled <= labelled and session.recipe.data.unlabelled_has_labelled:

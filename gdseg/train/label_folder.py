@@ -18,11 +18,10 @@ from gdseg.coco_json import path_in
 from gdseg.data.semantic_folder import CLASS_FILES
 from gdseg.errors import InterruptedRun, UsageError
 from gdseg.eval.label_truth import LabelTruth
-from gdseg.files import write_json
+from gdseg.files import file_sha256, write_json
 from gdseg.map_writers import coco_categories
 from gdseg.predict import Predictor
 from gdseg.recipe import Distill
-from gdseg.runs import file_sha256
 from gdseg.train.keep import Keep
 from gdseg.train.label_entry import Order, map_name
 from gdseg.train.label_parts import WHOLE, Parts, Shard, open_parts
@@ -160,21 +159,23 @@ class Folder:
             "task": self.predictor.network.recipe.task,
             "network": file_sha256(self.predictor.path),
             "rule": vars(self.rule),
-            "thresholds": self._thresholds(),
+            "thresholds": None if self.thresholds is None else _rounded(self.thresholds),
             "keep": None if self.keep is None else asdict(self.keep),
             "images": hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest(),
             "sample": self.sample,
         }
 
-    def _thresholds(self) -> list[float] | None:
-        return None if self.thresholds is None else [round(value, 4) for value in self.thresholds.tolist()]
-
     def _info(self) -> dict[str, Any]:
+        rule, thresholds = self.applied()
         info: dict[str, Any] = {
             "description": DESCRIPTION,
             "checkpoint": str(self.predictor.path),
             "images": str(self.root),
-            "rule": vars(self.rule),
+            "rule": vars(rule),
         }
-        info |= {"thresholds": self._thresholds()} if self.thresholds is not None else {}
+        info |= {"thresholds": _rounded(thresholds)} if thresholds is not None else {}
         return info | ({"keep": asdict(self.keep)} if self.keep is not None else {})
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]

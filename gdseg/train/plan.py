@@ -11,7 +11,7 @@ from gdseg.models.model import build_model
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
 from gdseg.train.counts import settle
-from gdseg.train.start import advice, open_data
+from gdseg.train.start import advice, open_data, validation_left_out
 from gdseg.train.teacher import load_guide
 from gdseg.words import counted
 
@@ -39,7 +39,8 @@ def describe(recipe: Recipe, run: Path, device: torch.device, verb: str, teacher
         f"steps           {steps}",
     ]
     if verb == "distill":
-        unlabelled = unlabelled_pool(data.dataset.train, data.split, recipe.data)
+        unlabelled, copies = unlabelled_pool(data.dataset.train, data.split, recipe.data, data.dataset.val)
         lines.insert(-2, f"unlabelled      {counted(len(unlabelled), 'image')}")
+        lines += [warning] if (warning := validation_left_out(copies)) else []
     lines += [hint] if (hint := advice(len(data.labelled), recipe, verb)) else []
     return "\n".join(lines)

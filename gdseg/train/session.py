@@ -29,6 +29,7 @@ from gdseg.runs import network_name, settle_run
 from gdseg.train.checkpoint import load_state, save_state
 from gdseg.train.engine import Learner
 from gdseg.train.log import RunLog, append_json, forget_after
+from gdseg.words import counted
 
 Roles = Mapping[str, SegmentationModel]  # the networks that are evaluated, by role
 State = Mapping[str, torch.nn.Module]  # all networks that the loop changes
@@ -170,7 +171,11 @@ class Session:
     def _evaluate_and_save(self, steps_done: int, roles: Roles, state: State) -> None:
         """All roles or none: a signal cuts it off, a resumed run does it again. Keeps the best."""
         with suppress(_CutOff):
-            found = {role: self._evaluate(network) for role, network in roles.items()}
+            found = {}
+            for role, network in roles.items():
+                images = counted(len(self.dataset.val), "validation image")
+                self.log.say(f"evaluating {network_name(role, self.verb)} on {images}")
+                found[role] = self._evaluate(network)
             self.evaluated = steps_done
             for role, metrics in found.items():
                 self.scores[role] = metrics

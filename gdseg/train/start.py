@@ -26,10 +26,10 @@ from gdseg.data.dataset import Dataset, labelled_records, open_dataset
 from gdseg.data.inspect import files_of
 from gdseg.data.split import Split, choose_split, load_split, save_split
 from gdseg.errors import DataError, GdsegError
-from gdseg.files import write_atomic, write_json
+from gdseg.files import file_sha256, write_atomic, write_json
 from gdseg.recipe import Recipe
 from gdseg.recipe_yaml import dump_recipe
-from gdseg.runs import file_sha256, prepare_run, read_run, settle_run
+from gdseg.runs import prepare_run, read_run, settle_run
 from gdseg.structures import Record
 from gdseg.train.counts import object_counts
 from gdseg.words import counted
@@ -90,6 +90,13 @@ def advice(labelled: int, recipe: Recipe, verb: str) -> str:
     if labelled >= _FEW or not tips:
         return ""
     return f"advice: with only {counted(labelled, 'labelled image')}, try {', '.join(tips)}"
+
+
+def validation_left_out(copies: int) -> str:
+    """That some files named as unlabelled are validation images; empty if none is."""
+    if not copies:
+        return ""
+    return f"warning: {counted(copies, 'file')} among the unlabelled images equal validation images: left out"
 
 
 @contextmanager

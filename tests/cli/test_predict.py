@@ -27,8 +27,9 @@ def test_default_is_coco_and_overlays(gdseg: Gdseg, small_run: Path, small_data:
     assert document["info"]["images"] == str(small_data / "val")
     assert "objects in 3 images" in result.stdout
     assert result.stderr.startswith("the last run is taken: runs/R/checkpoints/best.safetensors\n")
-    again = gdseg("predict", "runs/R", small_data / "val", "--overwrite")
+    again = gdseg("predict", "runs/R", small_data / "val", "--overwrite", "--conf", 1)
     assert "the last run" not in again.stderr
+    assert "0 objects in 3 images (none scored above 1: lower --conf); see" in again.stdout
 
 
 def test_all_formats_and_json(gdseg: Gdseg, tiny_checkpoint: Path, small_data: Path) -> None:

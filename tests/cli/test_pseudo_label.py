@@ -235,6 +235,15 @@ def test_no_label_at_all_is_said_with_the_best_score(gdseg: Gdseg, small_run: Pa
     assert said in result.stderr
     many = gdseg("pseudo-label", small_data / "train", *LOW, "--overwrite")
     assert "no image has a label" not in many.stderr
+    Path("keep.yaml").write_text("class_threshold: 0.99\nmin_objects: 1\n")
+    none = gdseg("pseudo-label", small_data / "train", "--keep", "keep.yaml", "--out", "none.json")
+    assert isinstance(none.exception, DataError)
+    assert none.exception.what.startswith(f"nothing was written: {said.partition(',')[0]}")
+    assert not Path("none.json").exists()
+    Path("keep.yaml").write_text("class_threshold: 0.001\n")
+    kept = gdseg("pseudo-label", small_data / "train", "--keep", "keep.yaml", "--overwrite")
+    assert kept.exit_code == 0
+    assert json.loads(Path("labels.json").read_text())["info"]["rule"]["class_threshold"] == 0.001
     small = gdseg(
         "pseudo-label", small_data / "train", "--conf", "0.005", "distill.min_area=1e9", "--overwrite"
     )

@@ -19,9 +19,10 @@ from gdseg.data.dataset import (
 )
 from gdseg.data.scenes import make_scenes
 from gdseg.data.shapes import ShapesOptions
-from gdseg.data.split import split_by_ratio
+from gdseg.data.split import Split, split_by_ratio
 from gdseg.errors import DataError
 from gdseg.recipe import Data
+from gdseg.structures import Record
 
 Content = dict[str, Any]
 
@@ -120,18 +121,34 @@ def test_labelled_and_unlabelled_images(make_coco: Any, content: Content, tmp_pa
     split = split_by_ratio(train, 0.5, 0)
     labelled = labelled_records(train, split)
     assert [r.image_id for r in labelled] == list(split.ids)
-    pool = unlabelled_pool(train, split, data)
+    pool, copies = unlabelled_pool(train, split, data)
+    assert not copies
     assert {r.image_id for r in pool} == {7, 3} - set(split.ids)
     assert all(r.annotations is None for r in pool)
     extra = tmp_path / "extra"
     (extra / "deep").mkdir(parents=True)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(extra / "deep" / "x.bmp")
     data.unlabelled, data.unlabelled_has_labelled = [str(extra)], True
-    assert [r.image_id for r in unlabelled_pool(train, split, data)] == [7, 3, str(extra / "deep" / "x.bmp")]
+    pool, _ = unlabelled_pool(train, split, data)
+    assert [r.image_id for r in pool] == [7, 3, str(extra / "deep" / "x.bmp")]
     with pytest.raises(DataError, match="no unlabelled image"):
         unlabelled_pool(train, split_by_ratio(train, 1.0, 0), Data(unlabelled_has_labelled=False))
     with pytest.raises(DataError, match="holds no image"):
         unlabelled_records([root / "annotations"])
+
+
+def test_files_that_equal_validation_images_are_no_unlabelled_ones(tmp_path: Path) -> None:
+    """By content, whatever their names; another image of as many bytes stays."""
+    (tmp_path / "val").mkdir()
+    (tmp_path / "more").mkdir()
+    for name, value in (("val/a.bmp", 1), ("more/copy.bmp", 1), ("more/other.bmp", 2)):
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / name)
+    assert (tmp_path / "more/copy.bmp").stat().st_size == (tmp_path / "more/other.bmp").stat().st_size
+    val = [Record("a", tmp_path / "val/a.bmp", 4, 4, ()), Record("lost", tmp_path / "val/lost.bmp", 4, 4, ())]
+    data = Data(unlabelled=[str(tmp_path / "more"), str(tmp_path / "val")])
+    pool, copies = unlabelled_pool([], Split((), "", "count"), data, val)
+    assert [r.path.name for r in pool] == ["other.bmp"]
+    assert copies == 2
 
 
 def test_whichever_part_is_there_is_opened_where_that_is_enough(make_coco: Any, content: Content) -> None:

@@ -109,7 +109,7 @@ def test_index_maps_with_names_and_an_ignored_value(tmp_path: Path) -> None:
     assert dataset.classes == ["sky", "tree"]
     assert (dataset.train[0].image_id, dataset.train[0].height) == ("a", 4)
     assert {s.label for s in read_regions(dataset.train[0], "semantic").segments} == {0, 1}
-    pool = unlabelled_pool(dataset.train, split_by_ratio(dataset.train, 1.0, 0), Data())
+    pool, _ = unlabelled_pool(dataset.train, split_by_ratio(dataset.train, 1.0, 0), Data())
     assert pool[0].label_map is None
     assert richest_task(Data(root=str(root)), "train") == "semantic"
 

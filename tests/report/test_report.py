@@ -296,7 +296,7 @@ def test_several_runs_are_compared(runs_of: Runs, tmp_path: Path) -> None:
     monkey = json.loads((student / "run.json").read_text())
     shutil.copy(monkey["teacher"], student / "t.safetensors")
     _store_metric(student / "t.safetensors", 0.2)
-    from gdseg.runs import file_sha256
+    from gdseg.files import file_sha256
 
     monkey |= {
         "teacher": str(student / "t.safetensors"),

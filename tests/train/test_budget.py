@@ -154,6 +154,15 @@ def test_each_run_is_run_once_and_everything_is_written(tiny_recipe, tmp_path, m
     monkeypatch.setattr(budget, "run_job", None)  # would fail
     run_plan(plan, tmp_path, CPU, quiet=True)
 
+    fewer = plan_of(tiny_recipe(), kinds=("labels",))  # another command: earlier runs keep their names
+    draw_results(fewer, tmp_path, save_results(fewer, tmp_path, "mask_ap"), CPU, conf=0.0)
+    assert not (tmp_path / "overlays.png").exists()
+    named = json.loads((tmp_path / "runs.json").read_text())
+    assert set(named) == {row["run"] for row in report["arms"]}
+    of_student = named[rows["recipe", "student"]["run"]]["recipe, 0.5, seed 0: student"]
+    assert of_student["score"] == rows["recipe", "student"]["score"]
+    assert len(named[rows["recipe", "teacher"]["run"]]) == 2  # of both variants
+
 
 def test_an_interrupted_experiment_goes_on_to_the_same_result(tiny_recipe, tmp_path, monkeypatch):
     plan = plan_of(tiny_recipe(), kinds=("teacher", "student"))
