@@ -69,3 +69,13 @@ def test_a_recipe_of_its_own_may_name_them(shown: Callable[..., str], tmp_path: 
     text = shown("-r", own)
     assert "split: two.txt" in text
     assert "labelled 2 images" in text
+
+
+def test_validation_images_are_no_unlabelled_ones(shown: Callable[..., str], tiny_data: Path) -> None:
+    val = len([*(tiny_data / "val").iterdir()])
+    alone, too = shown(), shown("--unlabelled", tiny_data / "val")
+    told = f"warning: {val} files among the unlabelled images equal validation images: left out"
+    assert told in too
+    assert told not in alone
+    assert "unlabelled 12 images" in alone
+    assert "unlabelled 12 images" in too
