@@ -28,19 +28,11 @@ def comparison(runs: Sequence[Run]) -> Section:
     rows = []
     for run in runs:
         labelled = labelled_images(run)
-        row = [run.name, str(run.about.get("verb", "-")), "-" if labelled is None else str(labelled)]
-        row += [str(run.about.get("seed", "-")), run.metric_name]
-        row += [percent(best[run.path].get(name)) for name in there]
-        rows.append([*row, *([percent(gaps[run.path])] if told else [])])
-    header = [
-        "run",
-        "",
-        "labelled images",
-        "seed",
-        "metric",
-        *there,
-        *(["gap from teacher"] if told else []),
-    ]
+        row = [run.name, *(percent(best[run.path].get(name)) for name in there)]  # first what a phone shows
+        row += [percent(gaps[run.path])] * told
+        row += [run.metric_name, "-" if labelled is None else str(labelled)]
+        rows.append([*row, str(run.about.get("seed", "-")), str(run.about.get("verb", "-"))])
+    header = ["run", *there, *["gap from teacher"] * told, "metric", "labelled images", "seed", ""]
     blocks: list[Block] = [Table("Best of each run on its validation images, %", header, rows)]
     if told:
         text = (
