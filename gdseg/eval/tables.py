@@ -77,4 +77,4 @@ def class_table(scores: Scores) -> tuple[list[str], list[list[str]]]:
 
 def percent(value: float | None) -> str:
     """12.3, or - where nothing can be said (NaN) or was measured."""
-    return "-" if value is None or value != value else f"{100 * value:.1f}"
+    return "-" if value is None or value != value else f"{100 * value:z.1f}"

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from gdseg.cli import console
 from gdseg.eval.scores import Scores
-from gdseg.eval.tables import main_table
+from gdseg.eval.tables import main_table, percent
 
 PANOPTIC = {
     f"{prefix}{key}{share}": value / 100
@@ -37,3 +37,13 @@ def test_what_was_not_measured_has_neither_row_nor_column() -> None:
         ["", "mIoU", "pixel accuracy"],
         [["student", "25.0", "75.0"]],
     )
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
+    assert [percent(x) for x in (-0.0004, -0.001, 0.1234, float("nan"), None)] == [
+        "0.0",
+        "-0.1",
+        "12.3",
+        "-",
+        "-",
+    ]
