@@ -257,11 +257,8 @@ class Work:
             kinds = ", ".join(f"{name} {count}" for name, count in self.counts.most_common(10))
             what = f"{counted(objects, 'object')} in {counted(done, 'image')}"
             none = not objects and self.predictor.network.recipe.task == "instance"
-            why = (
-                f" (none scored above {self.predictor.lowest_score(self.conf):g}: lower --conf)"
-                if none
-                else ""
-            )
+            lowest = self.predictor.lowest_score(self.conf)
+            why = f" (none scored above {lowest:g}: lower --conf)" if none else ""
             text = f"{what}{': ' + kinds if kinds else ''}{why}; see {where}"
             out.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -28,9 +28,8 @@ def summary(run: Run) -> list[Block]:
 def _gain(best: dict[str, float]) -> str:
     if not {"student", "pretrained teacher"} <= best.keys():
         return ""
-    return (
-        f" The student is {100 * (best['student'] - best['pretrained teacher']):+z.1f} against its teacher."
-    )
+    gain = best["student"] - best["pretrained teacher"]
+    return f" The student is {100 * gain:+z.1f} against its teacher."
 
 
 def setting(run: Run) -> Section:
