@@ -276,7 +276,4 @@ def _cell(spread: dict[str, Any] | None, seeds: int) -> str:
 
 def _diverged(report: dict[str, Any]) -> list[str]:
     """A line for each run that did."""
-    from gdseg.train.budget_plan import Arm
-
-    lost = [row for row in report["arms"] if "diverged" in row]
-    return [f"{Arm(*(row[key] for key in Arm._fields)).name}: {row['diverged']}" for row in lost]
+    return [f"{row['name']}: {row['diverged']}" for row in report["arms"] if "diverged" in row]

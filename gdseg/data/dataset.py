@@ -38,6 +38,7 @@ from gdseg.errors import DataError
 from gdseg.files import file_sha256
 from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Record
+from gdseg.words import counted
 
 FORMATS: tuple[Format, ...] = (  # in the order they are asked
     labelme.FORMAT,
@@ -261,8 +262,9 @@ def unlabelled_pool(
     copies = _copies(others, val)
     pool += [record for record in others if record.path not in copies]
     if not pool:
+        but = f" but {counted(len(copies), 'file')} that equal validation images" if copies else ""
         raise DataError(
-            "there is no unlabelled image",
+            f"there is no unlabelled image{but}",
             "data.unlabelled",
             "name a folder with --unlabelled, or use a smaller --ratio",
         )

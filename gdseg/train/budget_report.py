@@ -27,7 +27,7 @@ from gdseg.models.checkpoint import load_network
 from gdseg.predict import Predictor, as_tensor
 from gdseg.recipe import Recipe
 from gdseg.train.budget import Result, finished, last_network, run_folder
-from gdseg.train.budget_plan import KINDS, Arm, Plan
+from gdseg.train.budget_plan import KINDS, Plan
 from gdseg.view.budget_plot import plot_budget
 from gdseg.view.draw import displayable
 from gdseg.view.sheets import Sheet, spread
@@ -47,21 +47,19 @@ def save_results(plan: Plan, out: Path, metric: str) -> dict[str, Any]:
     rows = arm_rows(plan, gather(plan, out), metric)
     report = {"metric": metric, "runs": len(plan.jobs), "arms": rows, "table": summary(rows)}
     write_json(out / "budget.json", report)
-    _remember(out / "runs.json", plan, rows, metric)
+    _remember(out / "runs.json", rows, metric)
     return report
 
 
-def _remember(path: Path, plan: Plan, rows: list[dict[str, Any]], metric: str) -> None:
+def _remember(path: Path, rows: list[dict[str, Any]], metric: str) -> None:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
     runs: dict[str, Any] = known if isinstance(known, dict) else {}
     for row in rows:
-        arm = Arm(*(row[name] for name in Arm._fields))
-        data = plan.jobs[plan.arms[arm]].recipe.data.root
         names = runs[row["run"]] if isinstance(runs.get(row["run"]), dict) else {}
-        runs[row["run"]] = names | {arm.name: {"data": data, "metric": metric, **row}}
+        runs[row["run"]] = names | {row["name"]: {"metric": metric, **row}}
     write_json(path, runs)
 
 
@@ -101,7 +99,8 @@ def arm_rows(plan: Plan, results: Mapping[str, Result], metric: str) -> list[dic
         if key not in results:
             continue
         result = results[key]
-        row = {**arm._asdict(), "labelled": result.labelled, "steps": job.steps, "seconds": result.seconds}
+        row = {"name": arm.name, **arm._asdict(), "data": job.recipe.data.root}
+        row |= {"labelled": result.labelled, "steps": job.steps, "seconds": result.seconds}
         row |= {"score": result.scores.get(_role(arm.kind), {}).get(metric), "run": f"runs/{job.folder}"}
         if arm.kind == "student":
             row["average"] = result.scores.get("teacher", {}).get(metric)

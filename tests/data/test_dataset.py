@@ -149,6 +149,9 @@ def test_files_that_equal_validation_images_are_no_unlabelled_ones(tmp_path: Pat
     pool, copies = unlabelled_pool([], Split((), "", "count"), data, val)
     assert [r.path.name for r in pool] == ["other.bmp"]
     assert copies == 2
+    (tmp_path / "more/other.bmp").unlink()
+    with pytest.raises(DataError, match="no unlabelled image but 2 files that equal validation images"):
+        unlabelled_pool([], Split((), "", "count"), data, val)
 
 
 def test_whichever_part_is_there_is_opened_where_that_is_enough(make_coco: Any, content: Content) -> None:
