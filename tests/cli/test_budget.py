@@ -7,6 +7,7 @@ import pytest
 from gdseg.cli.budget import _cell, _diverged, _lacking, read_variants
 from gdseg.errors import RecipeError, UsageError
 from gdseg.recipe_yaml import load_recipe
+from gdseg.train.budget_plan import Arm
 
 
 def test_variants_are_the_recipe_with_other_keys():
@@ -86,8 +87,8 @@ def test_a_mean_says_of_how_many_seeds_it_is():
 
 
 def test_a_run_that_diverged_is_told_below_the_table():
-    arm = {"variant": "recipe", "ratio": 0.1, "seed": 2, "kind": "student", "score": None}
-    rows = [arm | {"diverged": "step 3: a gradient is NaN"}, arm | {"seed": 0, "score": 0.5}]
+    lost, there = (Arm("recipe", 0.1, seed, "student") for seed in (2, 0))
+    rows = [{"name": lost.name, "diverged": "step 3: a gradient is NaN"}, {"name": there.name, "score": 0.5}]
     assert _diverged({"arms": rows}) == ["recipe, 0.1, seed 2: student: step 3: a gradient is NaN"]
 
 
