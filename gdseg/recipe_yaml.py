@@ -253,14 +253,16 @@ def _unknown(path: str, kind: type = Recipe) -> str:
 
     Else the key whose explanation begins with these words, two at least, as train.lr's "learning rate".
     """
-    known = [name for name, _ in key_paths(kind)] + [f.name for f in dataclasses.fields(kind)]
+    known = list(
+        dict.fromkeys([*(name for name, _ in key_paths(kind)), *(f.name for f in dataclasses.fields(kind))])
+    )
     section, _, leaf = path.rpartition(".")
     homes = [k for k in known if k.rpartition(".")[0] == section] if section else []
     for candidates in (homes, known):
-        leaves = {k.rpartition(".")[2]: k for k in candidates}
-        near = difflib.get_close_matches(leaf, leaves, 1, 0.6)
+        near = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in candidates], 1, 0.6)
         if near:
-            return f"unknown key '{path}', did you mean '{leaves[near[0]]}'?"
+            meant = " or ".join(f"'{k}'" for k in candidates if k.rpartition(".")[2] == near[0])
+            return f"unknown key '{path}', did you mean {meant}?"
     words = leaf.replace("_", " ").lower()
     for name, field in key_paths(kind):
         if " " in words.strip() and field.metadata.get("doc", "").lower().startswith(words):
@@ -305,7 +307,7 @@ def _convert_scalar(node: yaml.Node, kind: type, rule: typing.Mapping[str, Any])
     if "above" in rule and value <= rule["above"]:
         raise _UnfitError(f"is {value}, must be above {rule['above']}")
     if "high" in rule and value > rule["high"]:
-        raise _UnfitError(f"is {value}, must be at most {rule['high']}")
+        raise _UnfitError(f"is {value}, must be at most {rule['high']}: {rule['doc']}")
     return value
 
 

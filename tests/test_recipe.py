@@ -47,13 +47,15 @@ def test_all_faults_are_reported_at_once_with_line_and_nearest_key():
     assert "my.yaml:5: key 'train.lr' is given twice" in found
     assert "my.yaml:6: unknown key 'distil', did you mean 'distill'?" in found
     assert "my.yaml:7: 'seed' is 'true', must be a whole number" in found
-    assert "data.ratio=1.5: 'data.ratio' is 1.5, must be at most 1.0" in found
+    assert "data.ratio=1.5: 'data.ratio' is 1.5, must be at most 1.0: share of the training images" in found
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("burn_in: 3", "did you mean 'distill.burn_in_steps'?"),
+        ("steps: 3", "unknown key 'steps', did you mean 'train.steps' or 'distill.steps'?"),
+        ("train: {warmup_step: 3}", "did you mean 'train.warmup_steps'?"),
         ("train: {learning_rate: 1}", "unknown key 'train.learning_rate', did you mean 'train.lr'?"),
         ("train: {lr: .nan}", "must be a number"),
         ("train: {steps: 1.5}", "must be a whole number"),
