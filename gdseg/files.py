@@ -18,11 +18,21 @@ from typing import Any
 
 from gdseg.errors import MachineError
 
+_TAIL = 8192
+
 
 def file_sha256(path: Path) -> str:
     """The sha256 of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tail_sha256(path: Path) -> str:
+    """Of a file's length and its last bytes: what differs here differs, what is equal may be."""
+    with path.open("rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - _TAIL))
+        return hashlib.sha256(b"%d " % length + file.read()).hexdigest()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -116,8 +116,10 @@ def command(
     command again. Runs are shared by all commands with the same --out, one at a time.
     """
     name = recipe or DEFAULT_RECIPE
-    variants = read_variants(load_recipe(name, recipe_changes(context.params)), variant or [])
-    shares = _numbers("--ratios", ratios, float) if ratios else [_own_ratio(variants[BASE])]
+    _refuse_chosen_images(overrides or [], "seed", *(["data.split"] if ratios else []))
+    own = read_variants(variant or [])
+    base = load_recipe(name, recipe_changes(context.params))
+    shares = _numbers("--ratios", ratios, float) if ratios else [_own_ratio(base)]
     kinds = _kinds(arms)
     target = out or RUNS / f"budget-{Path(name).stem}"
 
@@ -126,11 +128,13 @@ def command(
     from gdseg.train.budget_plan import make_plan
     from gdseg.train.budget_report import draw_results, save_results
 
+    variants = {title: apply_overrides(base, words) for title, words in own.items()}
     plan = make_plan(variants, shares, _numbers("--seeds", seeds, int), kinds)
+    plan.changes = _changes(context.params, own)
     if dry_run:
         _describe(plan, target)
         return
-    silent, metric = quiet or as_json, variants[BASE].best_metric
+    silent, metric = quiet or as_json, base.best_metric
     chosen = resolve_device(device)
     tell = _teller(plan, target, metric, quiet=silent)
     with hold(target):
@@ -144,9 +148,12 @@ def command(
         err.print(f"written to {target}: budget.json, runs.json, {', '.join(pictures)}", soft_wrap=True)
 
 
-def read_variants(recipe: Recipe, texts: list[str]) -> dict[str, Recipe]:
-    """The recipe, and what each 'NAME: KEY=VALUE ..' makes of it. Raises UsageError, RecipeError."""
-    variants = {BASE: recipe}
+def read_variants(texts: list[str]) -> dict[str, list[str]]:
+    """The overrides of each variant: none of the recipe's own, and of each 'NAME: KEY=VALUE ..'.
+
+    Raises UsageError.
+    """
+    variants: dict[str, list[str]] = {BASE: []}
     for text in texts:
         name, colon, changes = text.partition(":")
         name = name.strip()
@@ -154,8 +161,24 @@ def read_variants(recipe: Recipe, texts: list[str]) -> dict[str, Recipe]:
             raise UsageError(f"'{text}' is no variant", "--variant", "as 'soft: distill.weighting=score'")
         if name in variants:
             raise UsageError(f"two variants are named '{name}'", "--variant", "give each its own name")
-        variants[name] = apply_overrides(recipe, _words(changes))
+        variants[name] = _words(changes)
+        _refuse_chosen_images(variants[name], "seed", "data.split", "data.ratio")
     return variants
+
+
+def _refuse_chosen_images(changes: list[str], *keys: str) -> None:
+    """Raises UsageError for a key of which --seeds and --ratios have the say: it would do nothing."""
+    for item in changes:
+        if (key := item.partition("=")[0]) in keys:
+            flag = "--seeds" if key == "seed" else "--ratios"
+            raise UsageError(f"{flag} says which images are labelled, not {key}", item, f"use {flag} instead")
+
+
+def _changes(params: Mapping[str, Any], variants: Mapping[str, list[str]]) -> dict[str, str]:
+    """What makes each variant of the named recipe, as overrides."""
+    names = ("unlabelled", "batch_size", "precision", "overrides")
+    shared = recipe_changes({name: params[name] for name in names})
+    return {title: shlex.join([*shared, *words]) for title, words in variants.items()}
 
 
 def _words(text: str) -> list[str]:

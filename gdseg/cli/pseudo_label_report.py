@@ -63,7 +63,8 @@ def report(
         title += f"; {counted(summary.left_out, 'image')} left out by the --keep file"
     print_table(title, ["class", "objects", "images", "mean score"], rows)
     if folder.predictor.network.recipe.task != "semantic":
-        err.print("score: class score (which thresholds ask for) times mean mask probability")
+        asked = " (which thresholds ask for)" * (folder.rule.score == "class")
+        err.print(f"score: class score{asked} times mean mask probability")
     if truth is not None:
         _print_truth(truth, classes, summary.done)
     sheet = f", contact sheet in {folder.target.with_suffix('.png')}" if with_sheet else ""
@@ -137,17 +138,18 @@ def say_if_empty(folder: Folder, summary: Summary) -> None:
     task = folder.predictor.network.recipe.task
     of_objects = rule.class_threshold if thresholds is None else float(thresholds.min())
     bars = [of_objects] * (task != "semantic") + [rule.region_threshold] * (task != "instance")
+    enough, best = summary.best > min(bars), f"the best class score is {summary.best:.3g}"
+    if not summary.done:
+        what = f"nothing was written: the --keep file leaves out all {counted(summary.left_out, 'image')}"
+        raise DataError(what if enough else f"{what}; {best}", folder.target, "change the --keep file")
     means = ["--conf"] * (task != "semantic") + ["distill.region_threshold"] * (task != "instance")
     why, advice = "which is not enough", f"lower {' or '.join(means)}"
-    if summary.best > min(bars):
+    if enough:
         keys = ["min_area"]
         if task != "semantic":
             keys += ["mask_threshold"] * bool(rule.mask_threshold) + ["score"] * (rule.score != "class")
         why = "but the rule asks for more than that"
         advice = f"lower {' or '.join([', '.join(f'distill.{key}' for key in keys), *means])}"
     if folder.keep is not None:
-        advice += ", or change the --keep file"
-    text = f"no image has a label; the best class score is {summary.best:.3g}, {why}"
-    if not summary.done:
-        raise DataError(f"nothing was written: {text}", folder.target, advice)
-    err.print(f"warning: {text}: {advice}", soft_wrap=True)
+        advice = f"change the --keep file, or {advice}"
+    err.print(f"warning: no image has a label; {best}, {why}: {advice}", soft_wrap=True)

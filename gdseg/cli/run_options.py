@@ -65,8 +65,9 @@ def recipe_changes(params: Mapping[str, Any], **more: str) -> list[str]:
         raise UsageError(f"{twice[0]} is given both as a flag and as an override", hint="keep one of them")
     changes = [f"{key}={_text(key, value)}" for key, value in flags.items()]
     touched = {item.partition("=")[0] for item in changes + overrides}
-    named = {key for key, _, value in (item.partition("=") for item in overrides) if value != "null"}
-    causes = flags.keys() | (named & {"data.split", "data.ratio"})  # which no recipe may have both
+    last = {key: value for key, _, value in (item.partition("=") for item in overrides)}
+    named = {key for key in ("data.split", "data.ratio") if last.get(key, "") not in ("", "null")}
+    causes = flags.keys() | named  # no recipe may have both
     implied = [f"{key}={value}" for cause, key, value in IMPLIED if cause in causes and key not in touched]
     return implied + changes + overrides
 

@@ -35,7 +35,7 @@ from gdseg.data.scenes import builtin_scenes
 from gdseg.data.shapes import builtin_shapes
 from gdseg.data.split import Split
 from gdseg.errors import DataError
-from gdseg.files import file_sha256
+from gdseg.files import file_sha256, tail_sha256
 from gdseg.recipe import Data
 from gdseg.structures import ClassInfo, Record
 from gdseg.words import counted
@@ -272,22 +272,26 @@ def unlabelled_pool(
 
 
 def _copies(records: Sequence[Record], originals: Sequence[Record]) -> set[Path]:
-    """Which files of `records` hold what one of `originals` holds; only files of equal size are read."""
-    sizes: dict[int, list[Path]] = {}
-    for path in (original.path for original in originals if records):
-        if path.is_file():
-            sizes.setdefault(path.stat().st_size, []).append(path)
-    alike = [(r.path, size) for r in records if (size := r.path.stat().st_size) in sizes]
-    digests = {file_sha256(path) for size in {size for _, size in alike} for path in sizes[size]}
-    return {path for path, _ in alike if file_sha256(path) in digests}
+    """Which files of `records` hold what one of `originals` holds."""
+    ours = {record.path for record in records}
+    theirs = {record.path for record in originals if records and record.path.is_file()}
+    for look in (_size, tail_sha256, file_sha256):  # each reads only what was alike so far
+        found, known = {path: look(path) for path in ours}, {path: look(path) for path in theirs}
+        both = set(found.values()) & set(known.values())
+        ours, theirs = ({path for path in each if each[path] in both} for each in (found, known))
+    return ours
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def unlabelled_records(folders: Sequence[Path]) -> list[Record]:
     """One unlabelled Record for each image under the folders; its id is its path.
 
-    Raises DataError if a folder is missing or has none.
+    Raises DataError if a folder is missing or has none, and for files that are no image, all at once.
     """
-    records = []
+    records, broken = [], list[DataError]()
     for folder in folders:
         paths = list_images(folder.expanduser())
         if not paths:
@@ -295,6 +299,13 @@ def unlabelled_records(folders: Sequence[Path]) -> list[Record]:
                 "the folder holds no image", folder, "jpg, png, webp, bmp, tif and npy files are looked for"
             )
         for path in paths:  # a file that is no image is found now, not in the middle of a run
-            height, width = image_size(path)
-            records.append(Record(str(path), path, height, width))
+            try:
+                records.append(Record(str(path), path, *image_size(path)))
+            except DataError as error:
+                broken.append(error)
+    if broken:
+        others = [str(error.where) for error in broken[1:]]
+        named = ", ".join([*others[:5], *["..."][: len(others[5:])]])
+        more = f"; {counted(len(others), 'other unlabelled file')} cannot be read either: {named}"
+        raise DataError(broken[0].what + more * bool(others), broken[0].where, broken[0].hint)
     return records

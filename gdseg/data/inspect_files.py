@@ -21,11 +21,11 @@ from gdseg.data.images import find_file, image_size, read_image
 from gdseg.data.inspect import Tell, files_of, silent
 from gdseg.data.part import Fault
 from gdseg.errors import DataError
+from gdseg.files import file_sha256, tail_sha256
 from gdseg.structures import Record
 
 NOT_FOUND = "copies that were resized, cropped, turned or compressed anew with loss"
 LEAK, COPY = "training image in val", "identical image"
-_TAIL = 8192  # bytes at a file's end that are compared before all of it is
 _CHUNK = 256  # files handed to the threads at once, so that an interrupt is heard
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -38,7 +38,7 @@ class _File:
     part: str
     record: Record
     size: tuple[int, int]
-    digest: bytes
+    digest: str
 
     def __str__(self) -> str:
         return f"{self.record.path.name} (image {self.record.image_id} of {self.part})"
@@ -84,10 +84,7 @@ def _look(item: tuple[str, Record]) -> _File | Fault | None:
         return None
     try:
         size = image_size(record.path)
-        with open(record.path, "rb") as file:
-            length = file.seek(0, os.SEEK_END)
-            file.seek(max(0, length - _TAIL))
-            digest = hashlib.sha256(b"%d " % length + file.read()).digest()
+        digest = tail_sha256(record.path)
     except (DataError, OSError) as error:
         return _unreadable(error.what if isinstance(error, DataError) else str(error.strerror), part, record)
     return _File(part, record, size, digest)
@@ -113,11 +110,10 @@ def _groups(files: Iterable[_File], keys: Iterable[object]) -> list[list[_File]]
     return [group for key, group in groups.items() if len(group) > 1 and key is not None]
 
 
-def _bytes(file: _File) -> bytes | None:
+def _bytes(file: _File) -> str | None:
     """A digest of the whole file; None if it cannot be read any more."""
     try:
-        with open(file.record.path, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").digest()
+        return file_sha256(file.record.path)
     except OSError:
         return None
 

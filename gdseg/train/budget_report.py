@@ -8,6 +8,7 @@ own gap. Called by cli/budget.py.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import statistics
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ from gdseg.view.sheets import Sheet, spread
 from gdseg.words import ARMS, counted
 from gdseg.writers import save_picture
 
+_LOG = logging.getLogger(__name__)
 # what a row of the table tells, each as mean, spread and values over seeds
 SCORES = (*KINDS, "average")
 GAINS = ("gain", "gap_from_teacher", "gap_from_labels", "over_first")
@@ -52,15 +54,27 @@ def save_results(plan: Plan, out: Path, metric: str) -> dict[str, Any]:
 
 
 def _remember(path: Path, rows: list[dict[str, Any]], metric: str) -> None:
+    runs = _remembered(path)
+    for row in rows:
+        name = f"{row['name']} ({row['changes']})" if row["changes"] else row["name"]
+        runs.setdefault(row["run"], {})[name] = {"metric": metric, **row}
+    write_json(path, runs)
+
+
+def _remembered(path: Path) -> dict[str, dict[str, Any]]:
+    """What runs.json says; a broken one is put aside, not lost."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        return {}
+    except ValueError:
         known = None
-    runs: dict[str, Any] = known if isinstance(known, dict) else {}
-    for row in rows:
-        names = runs[row["run"]] if isinstance(runs.get(row["run"]), dict) else {}
-        runs[row["run"]] = names | {row["name"]: {"metric": metric, **row}}
-    write_json(path, runs)
+    if isinstance(known, dict) and all(isinstance(names, dict) for names in known.values()):
+        return known
+    aside = path.with_suffix(".broken.json")
+    path.replace(aside)
+    _LOG.warning("%s is not as gdseg writes it; it is %s now, and a new one is begun", path, aside.name)
+    return {}
 
 
 def gather(plan: Plan, out: Path) -> dict[str, Result]:
@@ -99,7 +113,8 @@ def arm_rows(plan: Plan, results: Mapping[str, Result], metric: str) -> list[dic
         if key not in results:
             continue
         result = results[key]
-        row = {"name": arm.name, **arm._asdict(), "data": job.recipe.data.root}
+        row = {"name": arm.name, **arm._asdict(), "changes": plan.changes.get(arm.variant, "")}
+        row["data"] = job.recipe.data.root
         row |= {"labelled": result.labelled, "steps": job.steps, "seconds": result.seconds}
         row |= {"score": result.scores.get(_role(arm.kind), {}).get(metric), "run": f"runs/{job.folder}"}
         if arm.kind == "student":

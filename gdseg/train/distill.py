@@ -19,6 +19,7 @@ import torch
 from gdseg.data.dataset import unlabelled_pool
 from gdseg.data.loader import train_batches
 from gdseg.data.order import repeat_factors
+from gdseg.errors import DataError
 from gdseg.files import file_sha256
 from gdseg.models.checkpoint import Network
 from gdseg.models.model import SegmentationModel
@@ -56,7 +57,7 @@ def distill(
     """
     data = open_data(recipe, run if resume else None)
     rule, classes, split = recipe.distill, len(data.dataset.classes), data.split.sha256
-    unlabelled, copies = unlabelled_pool(data.dataset.train, data.split, recipe.data, data.dataset.val)
+    unlabelled, copies = _unlabelled(recipe, data, run if resume else None)
     recipe, student, teacher = _networks(recipe, data, teacher_file, device, resume=resume)
     learner = _learner(student, recipe, data.dataset.things, device)
 
@@ -97,6 +98,19 @@ def distill(
             session.tell(done, watch.check(done, means), watch.classes() if kept else {})
             session.close_step(done, roles(step), state)
     return session.scores
+
+
+def _unlabelled(recipe: Recipe, data: Start, resumed: Path | None) -> tuple[list[Record], int]:
+    """The unlabelled stream's images, and how many validation images among them were left out.
+
+    Raises DataError where a run would go on with more or fewer of them than it began with.
+    """
+    pool, copies = unlabelled_pool(data.dataset.train, data.split, recipe.data, data.dataset.val)
+    before = read_run(resumed).get("unlabelled", len(pool)) if resumed else len(pool)
+    if before != len(pool):
+        what = f"there are {len(pool)} unlabelled images now, the run began with {before}"
+        raise DataError(what, "data.unlabelled", "bring the same images back, or start a new run")
+    return pool, copies
 
 
 def _networks(

@@ -173,7 +173,10 @@ class Folder:
             "images": str(self.root),
             "rule": vars(rule),
         }
-        info |= {"thresholds": _rounded(thresholds)} if thresholds is not None else {}
+        if thresholds is not None:
+            left_out = set() if self.keep is None else set(self.keep.leave_out)
+            named = zip(self.predictor.classes, _rounded(thresholds), strict=True)
+            info["thresholds"] = [None if name in left_out else value for name, value in named]
         return info | ({"keep": asdict(self.keep)} if self.keep is not None else {})
 
 

@@ -6,33 +6,32 @@ import pytest
 
 from gdseg.cli.budget import _cell, _diverged, _lacking, read_variants
 from gdseg.errors import RecipeError, UsageError
-from gdseg.recipe_yaml import load_recipe
 from gdseg.train.budget_plan import Arm
 
 
 def test_variants_are_the_recipe_with_other_keys():
-    recipe = load_recipe("shapes_maskdino")
-    variants = read_variants(
-        recipe, ["soft: distill.weighting=score distill.copy_paste=0", "x: 'augment.canvas=[64, 64]'"]
-    )
-    assert list(variants) == ["recipe", "soft", "x"]
-    assert variants["recipe"] == recipe
-    assert (variants["soft"].distill.weighting, variants["soft"].distill.copy_paste) == ("score", 0)
-    assert variants["x"].augment.canvas == [64, 64]
+    texts = ["soft: distill.weighting=score distill.copy_paste=0", "x: 'augment.canvas=[64, 64]'"]
+    assert read_variants(texts) == {
+        "recipe": [],
+        "soft": ["distill.weighting=score", "distill.copy_paste=0"],
+        "x": ["augment.canvas=[64, 64]"],
+    }
 
 
 @pytest.mark.parametrize(
-    "text", ["distill.weighting=score", "soft:", ": a=1", "recipe: seed=1", "a: 'seed=1"]
+    "text",
+    ["distill.weighting=score", "soft:", ": a=1", "recipe: a=1", "a: 'b=1", "s: seed=1", "a: data.ratio=0.5"],
 )
 def test_what_is_no_variant_is_refused(text):
     with pytest.raises(UsageError) as refused:
-        read_variants(load_recipe("shapes_maskdino"), [text])
+        read_variants([text])
     assert refused.value.hint
 
 
-def test_a_variants_unknown_key_names_the_nearest():
-    with pytest.raises(RecipeError, match=r"did you mean 'distill\.weighting'"):
-        read_variants(load_recipe("shapes_maskdino"), ["soft: distill.weigthing=score"])
+def test_a_variants_unknown_key_names_the_nearest(gdseg):
+    result = gdseg("budget", "--variant", "soft: distill.weigthing=score", "--dry-run")
+    assert isinstance(result.exception, RecipeError)
+    assert "did you mean 'distill.weighting'" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +43,8 @@ def test_a_variants_unknown_key_names_the_nearest():
         ("--ratios", "0.1,x"),
         ("--ratios", "0.1,1.5"),
         ("--arms", "teacher,studnt"),
+        ("seed=3",),  # would be replaced by --seeds
+        ("--ratios", "0.1", "data.split=mine.json"),
     ],
 )
 def test_mistakes_are_usage_errors(gdseg, arguments):
@@ -69,6 +70,36 @@ def test_a_tiny_experiment(gdseg, tiny_settings, tiny_data, tmp_path):
         in again.stderr
     )
     assert gdseg(*command, "--dry-run").stdout.count("finished") == 2
+
+
+def test_runs_json_tells_runs_of_different_commands_apart(gdseg, tiny_settings, tiny_data, tmp_path):
+    command = (
+        "budget",
+        *tiny_settings,
+        "--data",
+        tiny_data,
+        "--ratios",
+        "0.5",
+        "--arms",
+        "labels",
+        "--out",
+        "b",
+    )
+    assert gdseg(*command).exception is None
+    assert gdseg(*command, "loss.points=32", "--variant", "lr: train.lr=1e-4").exception is None
+    named = json.loads((tmp_path / "b" / "runs.json").read_text())
+    changes = [
+        row["changes"].partition("teacher_flip=false")[2].strip()
+        for n in named.values()
+        for row in n.values()
+    ]
+    assert sorted(changes) == ["", "loss.points=32", "loss.points=32 train.lr=1e-4"]
+    assert len({name for names in named.values() for name in names}) == 3
+
+    (tmp_path / "b" / "runs.json").write_text('{"cut off')
+    assert gdseg(*command).exception is None
+    assert len(json.loads((tmp_path / "b" / "runs.json").read_text())) == 1
+    assert (tmp_path / "b" / "runs.broken.json").read_text() == '{"cut off'
 
 
 def test_gains_that_need_other_arms_are_named():

@@ -38,6 +38,9 @@ def test_labels_load_back_and_train(gdseg: Gdseg, small_run: Path, small_data: P
     assert content.category_ids == [5, 9]
     count = sum(len(record.annotations or ()) for record in content.records)
     assert count > 0
+    assert "score: class score (which thresholds ask for) times mean mask probability" in result.stderr
+    product = gdseg("pseudo-label", small_data / "train", *LOW, "distill.score=class_mask", "--out", "p.json")
+    assert "score: class score times mean mask probability" in product.stderr
     assert f"{count} pseudo-labels in 3 images" in result.stdout
     with Image.open("labels.png") as sheet:
         assert sheet.width > 600
@@ -238,12 +241,19 @@ def test_no_label_at_all_is_said_with_the_best_score(gdseg: Gdseg, small_run: Pa
     Path("keep.yaml").write_text("class_threshold: 0.99\nmin_objects: 1\n")
     none = gdseg("pseudo-label", small_data / "train", "--keep", "keep.yaml", "--out", "none.json")
     assert isinstance(none.exception, DataError)
-    assert none.exception.what.startswith(f"nothing was written: {said.partition(',')[0]}")
+    all_out = "nothing was written: the --keep file leaves out all 3 images"
+    assert none.exception.what == f"{all_out}; the best class score is {best:.3g}"
     assert not Path("none.json").exists()
-    Path("keep.yaml").write_text("class_threshold: 0.001\n")
+    Path("keep.yaml").write_text("max_objects: 0\n")
+    many = gdseg("pseudo-label", small_data / "train", *LOW, "--keep", "keep.yaml", "--out", "none.json")
+    assert isinstance(many.exception, DataError)
+    assert (many.exception.what, many.exception.hint) == (all_out, "change the --keep file")
+    Path("keep.yaml").write_text("class_threshold: 0.001\nleave_out: [cat]\n")
     kept = gdseg("pseudo-label", small_data / "train", "--keep", "keep.yaml", "--overwrite")
     assert kept.exit_code == 0
-    assert json.loads(Path("labels.json").read_text())["info"]["rule"]["class_threshold"] == 0.001
+    info = json.loads(Path("labels.json").read_text())["info"]
+    assert info["rule"]["class_threshold"] == 0.001
+    assert info["thresholds"] == [None, 0.001]
     small = gdseg(
         "pseudo-label", small_data / "train", "--conf", "0.005", "distill.min_area=1e9", "--overwrite"
     )

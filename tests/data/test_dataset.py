@@ -149,7 +149,15 @@ def test_files_that_equal_validation_images_are_no_unlabelled_ones(tmp_path: Pat
     pool, copies = unlabelled_pool([], Split((), "", "count"), data, val)
     assert [r.path.name for r in pool] == ["other.bmp"]
     assert copies == 2
-    (tmp_path / "more/other.bmp").unlink()
+    (tmp_path / "more/empty.png").touch()
+    (tmp_path / "more/gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError) as refused:  # both at once
+        unlabelled_pool([], Split((), "", "count"), data, val)
+    assert str(refused.value.where).endswith("empty.png")
+    assert "1 other unlabelled file cannot be read either: " in refused.value.what
+    assert refused.value.what.endswith("gone.png")
+    for name in ("other.bmp", "empty.png", "gone.png"):
+        (tmp_path / "more" / name).unlink()
     with pytest.raises(DataError, match="no unlabelled image but 2 files that equal validation images"):
         unlabelled_pool([], Split((), "", "count"), data, val)
 

@@ -92,6 +92,8 @@ def test_the_runs_numbers_are_there(page: Path, runs_of: Runs) -> None:
     for row in rows:
         name = "EMA teacher" if row["role"] == "teacher" else "student"
         assert f"{name} {100 * row['mask_ap']:.1f}" in text
+    best = max(rows, key=lambda row: row["mask_ap"])["role"].replace("teacher", "EMA teacher")
+    assert f"Of the run's own networks the best is shown, the {best}." in text
     spent = json.loads((run / "time.jsonl").read_text())
     assert f"{spent['peak_rss_mib'] / 1024:.2f} GiB" in text
     for title in (
@@ -358,6 +360,8 @@ def _store_metric(path: Path, mask_ap: float) -> None:
 def test_truth_for_folders_of_unlabelled_images(tiny_settings: list[str], tmp_path: Path) -> None:
     make_shapes(tmp_path / "data", ShapesOptions(train=4, val=2, size=64))
     make_shapes(tmp_path / "more", ShapesOptions(train=3, val=1, size=64, seed=5))
+    for image in (tmp_path / "data" / "val").iterdir():  # left out, in training and here
+        shutil.copy(image, tmp_path / "more" / "train" / f"copy-{image.name}")
     settings = [
         *tiny_settings,
         f"data.root={tmp_path / 'data'}",
@@ -372,6 +376,7 @@ def test_truth_for_folders_of_unlabelled_images(tiny_settings: list[str], tmp_pa
     out, truth = tmp_path / "r.html", tmp_path / "more" / "annotations" / "instances_train.json"
     assert report(tmp_path / "d", "-o", out, "-q").exit_code == 0
     assert "their truth is not known" in parsed(out).text
+    assert "copy-" not in parsed(out).text
     result = report(tmp_path / "d", "-o", out, "--overwrite", "--truth", truth, "-q")
     assert result.exit_code == 0, result.exception
     assert "the truth of 3 of them is known" in parsed(out).text

@@ -1,10 +1,12 @@
 """Whole runs on tiny data: files, exact resume, the teacher's timeline, collapse, full disk."""
 
 import json
+import shutil
 import signal
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from gdseg.errors import CheckpointError, DataError, DivergedError, InterruptedRun, MachineError, UsageError
@@ -127,9 +129,29 @@ def test_an_interrupted_distill_is_the_uninterrupted_one(
         distill(recipe, cut, teacher, CPU)
     assert "advice: " in capsys.readouterr().err
     distill(recipe, cut, teacher, CPU, resume=True)
-    assert "advice: " not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "advice: " not in said
+    assert "evaluating student on 4 validation images" in said
     assert log(cut) == log(whole)
     same_networks(cut, whole)
+
+
+def test_validation_images_are_not_trained_on_and_a_run_keeps_its_unlabelled_images(
+    tiny_recipe, tiny_data, tmp_path, monkeypatch, teacher, capsys
+):
+    more = tmp_path / "more"
+    shutil.copytree(tiny_data / "val", more)
+    recipe = tiny_recipe("maskdino", f"data.unlabelled=[{more}]")
+    interrupt_in(monkeypatch, 2)
+    with pytest.raises(InterruptedRun):
+        distill(recipe, tmp_path / "run", teacher, CPU)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["unlabelled"] == 12
+    assert "4 files among the unlabelled images equal validation images: left out" in capsys.readouterr().err
+    Image.new("RGB", (64, 64)).save(more / "new.png")
+    with pytest.raises(DataError, match="13 unlabelled images now, the run began with 12"):
+        distill(recipe, tmp_path / "run", teacher, CPU, resume=True, quiet=True)
+    (more / "new.png").unlink()
+    distill(recipe, tmp_path / "run", teacher, CPU, resume=True, quiet=True)
 
 
 def test_the_pretrained_teacher_may_be_gone_once_burn_in_is_over(tiny_recipe, tmp_path, monkeypatch, teacher):
