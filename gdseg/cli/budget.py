@@ -134,8 +134,7 @@ def command(
     if dry_run:
         _describe(plan, target)
         return
-    silent, metric = quiet or as_json, base.best_metric
-    chosen = resolve_device(device)
+    silent, metric, chosen = quiet or as_json, base.best_metric, resolve_device(device)
     tell = _teller(plan, target, metric, quiet=silent)
     with hold(target):
         run_plan(plan, target, chosen, jobs=jobs, quiet=silent, done=tell)
@@ -144,8 +143,7 @@ def command(
     if as_json:
         print_json(report)
     elif not quiet:
-        _print(report, kinds)
-        err.print(f"written to {target}: budget.json, runs.json, {', '.join(pictures)}", soft_wrap=True)
+        _print(report, kinds, target, pictures)
 
 
 def read_variants(texts: list[str]) -> dict[str, list[str]]:
@@ -247,10 +245,11 @@ def _teller(plan: Plan, out: Path, metric: str, *, quiet: bool) -> Callable[[Job
     return tell
 
 
-def _print(report: dict[str, Any], kinds: list[str]) -> None:
+def _print(report: dict[str, Any], kinds: list[str], out: Path, pictures: list[str]) -> None:
     for table in _tables(report):
         print_table(*table)
-    for line in [*_diverged(report), *_lacking(kinds)]:
+    written = f"written to {out}: budget.json, runs.json, {', '.join(pictures)}"
+    for line in [*_diverged(report), *_lacking(kinds), written]:
         err.print(line, soft_wrap=True)
 
 
