@@ -81,6 +81,10 @@ JobsOpt = Annotated[
         rich_help_panel=o.ADVANCED,
     ),
 ]
+ConfOpt = Annotated[
+    float,
+    typer.Option("--conf", help="Scores shown in the overlays.", min=0.0, max=1.0, rich_help_panel=o.OUTPUT),
+]
 
 
 def command(
@@ -97,12 +101,7 @@ def command(
     precision: o.PrecisionOpt = None,
     jobs: JobsOpt = 1,
     device: o.DeviceOpt = "auto",
-    conf: Annotated[
-        float,
-        typer.Option(
-            "--conf", help="Scores shown in the overlays.", min=0.0, max=1.0, rich_help_panel=o.OUTPUT
-        ),
-    ] = 0.4,
+    conf: ConfOpt = 0.4,
     out: o.OutOpt = None,
     dry_run: o.DryRunOpt = False,
     as_json: o.JsonOpt = False,
