@@ -115,10 +115,10 @@ def command(
     command again. Runs are shared by all commands with the same --out, one at a time.
     """
     name = recipe or DEFAULT_RECIPE
-    _refuse_chosen_images(overrides or [], "seed", *(["data.split"] if ratios else []))
     own = read_variants(variant or [])
     base = load_recipe(name, recipe_changes(context.params))
     shares = _numbers("--ratios", ratios, float) if ratios else [_own_ratio(base)]
+    _refuse_replaced(overrides or [], own, by_ratios=bool(ratios), by_split=shares == [None])
     kinds = _kinds(arms)
     target = out or RUNS / f"budget-{Path(name).stem}"
 
@@ -129,7 +129,7 @@ def command(
 
     variants = {title: apply_overrides(base, words) for title, words in own.items()}
     plan = make_plan(variants, shares, _numbers("--seeds", seeds, int), kinds)
-    plan.changes = _changes(context.params, own)
+    plan.recipes = _made_by(name, context.params, own)
     if dry_run:
         _describe(plan, target)
         return
@@ -159,23 +159,32 @@ def read_variants(texts: list[str]) -> dict[str, list[str]]:
         if name in variants:
             raise UsageError(f"two variants are named '{name}'", "--variant", "give each its own name")
         variants[name] = _words(changes)
-        _refuse_chosen_images(variants[name], "seed", "data.split", "data.ratio")
     return variants
 
 
-def _refuse_chosen_images(changes: list[str], *keys: str) -> None:
-    """Raises UsageError for a key of which --seeds and --ratios have the say: it would do nothing."""
-    for item in changes:
-        if (key := item.partition("=")[0]) in keys:
+def _refuse_replaced(
+    overrides: list[str], variants: Mapping[str, list[str]], *, by_ratios: bool, by_split: bool
+) -> None:
+    """Raises UsageError for a key that would do nothing, as --seeds and --ratios have the last word.
+
+    by_ratios: --ratios is given. by_split: no ratio holds but the recipe's split, of which a variant may have
+    another.
+    """
+    shared = ["data.ratio", "data.split"] if by_ratios else []
+    own = ["data.ratio"] if by_split else ["data.ratio", "data.split"]
+    refused = [(item, shared) for item in overrides]
+    refused += [(item, own) for words in variants.values() for item in words]
+    for item, keys in refused:
+        if (key := item.partition("=")[0]) in ["seed", *keys]:
             flag = "--seeds" if key == "seed" else "--ratios"
             raise UsageError(f"{flag} says which images are labelled, not {key}", item, f"use {flag} instead")
 
 
-def _changes(params: Mapping[str, Any], variants: Mapping[str, list[str]]) -> dict[str, str]:
-    """What makes each variant of the named recipe, as overrides."""
-    names = ("unlabelled", "batch_size", "precision", "overrides")
-    shared = recipe_changes({name: params[name] for name in names})
-    return {title: shlex.join([*shared, *words]) for title, words in variants.items()}
+def _made_by(name: str, params: Mapping[str, Any], variants: Mapping[str, list[str]]) -> dict[str, str]:
+    """The recipe's name, and what makes each variant of it, as overrides."""
+    flags = ("unlabelled", "batch_size", "precision", "overrides")
+    shared = recipe_changes({flag: params[flag] for flag in flags})
+    return {title: shlex.join([name, *shared, *words]) for title, words in variants.items()}
 
 
 def _words(text: str) -> list[str]:

@@ -139,9 +139,6 @@ def say_if_empty(folder: Folder, summary: Summary) -> None:
     of_objects = rule.class_threshold if thresholds is None else float(thresholds.min())
     bars = [of_objects] * (task != "semantic") + [rule.region_threshold] * (task != "instance")
     enough, best = summary.best > min(bars), f"the best class score is {summary.best:.3g}"
-    if not summary.done:
-        what = f"nothing was written: the --keep file leaves out all {counted(summary.left_out, 'image')}"
-        raise DataError(what if enough else f"{what}; {best}", folder.target, "change the --keep file")
     means = ["--conf"] * (task != "semantic") + ["distill.region_threshold"] * (task != "instance")
     why, advice = "which is not enough", f"lower {' or '.join(means)}"
     if enough:
@@ -152,4 +149,7 @@ def say_if_empty(folder: Folder, summary: Summary) -> None:
         advice = f"lower {' or '.join([', '.join(f'distill.{key}' for key in keys), *means])}"
     if folder.keep is not None:
         advice = f"change the --keep file, or {advice}"
+    if not summary.done:
+        what = f"nothing was written: the --keep file leaves out all {counted(summary.left_out, 'image')}"
+        raise DataError(what if enough else f"{what}; {best}, {why}", folder.target, advice)
     err.print(f"warning: no image has a label; {best}, {why}: {advice}", soft_wrap=True)

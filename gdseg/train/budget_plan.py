@@ -79,12 +79,12 @@ class Job:
 class Plan:
     """Arms and the key of each one's run; the runs by key, a teacher before its students.
 
-    changes: of each variant, the overrides that made it of a named recipe, which tell it from other plans'.
+    recipes: of each variant, the name of the recipe and the overrides it was made by, which tell plans apart.
     """
 
     arms: dict[Arm, str] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
-    changes: Mapping[str, str] = field(default_factory=dict)
+    recipes: Mapping[str, str] = field(default_factory=dict)
 
     def add(self, arm: Arm, job: Job) -> Job:
         """Note an arm and its run; returns the run."""

@@ -56,8 +56,7 @@ def save_results(plan: Plan, out: Path, metric: str) -> dict[str, Any]:
 def _remember(path: Path, rows: list[dict[str, Any]], metric: str) -> None:
     runs = _remembered(path)
     for row in rows:
-        name = f"{row['name']} ({row['changes']})" if row["changes"] else row["name"]
-        runs.setdefault(row["run"], {})[name] = {"metric": metric, **row}
+        runs.setdefault(row["run"], {})[f"{row['name']} ({row['recipe']})"] = {"metric": metric, **row}
     write_json(path, runs)
 
 
@@ -113,7 +112,7 @@ def arm_rows(plan: Plan, results: Mapping[str, Result], metric: str) -> list[dic
         if key not in results:
             continue
         result = results[key]
-        row = {"name": arm.name, **arm._asdict(), "changes": plan.changes.get(arm.variant, "")}
+        row = {"name": arm.name, **arm._asdict(), "recipe": plan.recipes.get(arm.variant, "")}
         row["data"] = job.recipe.data.root
         row |= {"labelled": result.labelled, "steps": job.steps, "seconds": result.seconds}
         row |= {"score": result.scores.get(_role(arm.kind), {}).get(metric), "run": f"runs/{job.folder}"}

@@ -32,7 +32,7 @@ from gdseg.train.engine import Learner, Part, labelled_part, seed_step, unlabell
 from gdseg.train.features import FeatureLoss
 from gdseg.train.mix import mix_unlabelled
 from gdseg.train.session import Session
-from gdseg.train.start import Start, advice, open_data, recorded_run, validation_left_out
+from gdseg.train.start import Start, advice, images_sha256, open_data, recorded_run, validation_left_out
 from gdseg.train.teacher import Teacher, build_student, load_guide
 from gdseg.train.watch import Watch, pseudo_statistics
 from gdseg.words import counted
@@ -57,7 +57,7 @@ def distill(
     """
     data = open_data(recipe, run if resume else None)
     rule, classes, split = recipe.distill, len(data.dataset.classes), data.split.sha256
-    unlabelled, copies = _unlabelled(recipe, data, run if resume else None)
+    unlabelled, copies, about = _unlabelled(recipe, data, run if resume else None)
     recipe, student, teacher = _networks(recipe, data, teacher_file, device, resume=resume)
     learner = _learner(student, recipe, data.dataset.things, device)
 
@@ -72,11 +72,7 @@ def distill(
         session.resume(state)
         if teacher.is_guide(session.start_step) and teacher.guide is None:
             teacher.guide = load_guide(teacher_of(run), data.dataset, device)
-    facts = {
-        "unlabelled": len(unlabelled),
-        **_guided_by(run, teacher_file),
-        "burn_in_steps": rule.burn_in_steps,
-    }
+    facts = {**about, **_guided_by(run, teacher_file), "burn_in_steps": rule.burn_in_steps}
     watch = Watch(rule, teacher.thresholds, recipe.task)
     streams = _streams(recipe, data.labelled, unlabelled, classes, session.start_step)
     often = _often(recipe, data.labelled, classes)
@@ -88,10 +84,10 @@ def distill(
             seed_step(recipe.seed, step)
             labelled, weak = labelled.to(device), None if weak is None else weak.to(device)
             teacher.follow(student, step)
-            parts, about = _parts(labelled, weak, teacher, recipe, step, often)
+            parts, said = _parts(labelled, weak, teacher, recipe, step, often)
             if rule.alarm_agreement and weak and session.due(step + 1, recipe.train.log_every):
-                about["pseudo_agreement"] = teacher.agreement(student, weak, step)
-            losses = {**learner.step(step, parts), **about}
+                said["pseudo_agreement"] = teacher.agreement(student, weak, step)
+            losses = {**learner.step(step, parts), **said}
             done = step + 1
             means = session.log_step(done, len(labelled) + len(weak or ()), losses)
             kept = session.due(done, recipe.train.save_every) or session.due(done, recipe.train.eval_every)
@@ -100,17 +96,25 @@ def distill(
     return session.scores
 
 
-def _unlabelled(recipe: Recipe, data: Start, resumed: Path | None) -> tuple[list[Record], int]:
-    """The unlabelled stream's images, and how many validation images among them were left out.
+def _unlabelled(
+    recipe: Recipe, data: Start, resumed: Path | None
+) -> tuple[list[Record], int, dict[str, Any]]:
+    """The unlabelled stream's images, how many equal validation images and are left out, and facts.
 
-    Raises DataError where a run would go on with more or fewer of them than it began with.
+    Raises DataError where a run would go on with others than it began with.
     """
     pool, copies = unlabelled_pool(data.dataset.train, data.split, recipe.data, data.dataset.val)
-    before = read_run(resumed).get("unlabelled", len(pool)) if resumed else len(pool)
-    if before != len(pool):
-        what = f"there are {len(pool)} unlabelled images now, the run began with {before}"
+    own = {record.path for record in data.dataset.train}
+    others = [record for record in pool if record.path not in own]
+    about = {"unlabelled": len(pool), "unlabelled_sha256": images_sha256(others) if others else None}
+    before = read_run(resumed) if resumed else {}
+    if any(before.get(key, value) != value for key, value in about.items()):
+        count = before.get("unlabelled")
+        what = f"there are {len(pool)} unlabelled images now, the run began with {count}"
+        if count == len(pool):
+            what = "the names or sizes of the unlabelled images are not those the run began with"
         raise DataError(what, "data.unlabelled", "bring the same images back, or start a new run")
-    return pool, copies
+    return pool, copies, about
 
 
 def _networks(

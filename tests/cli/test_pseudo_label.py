@@ -242,12 +242,21 @@ def test_no_label_at_all_is_said_with_the_best_score(gdseg: Gdseg, small_run: Pa
     none = gdseg("pseudo-label", small_data / "train", "--keep", "keep.yaml", "--out", "none.json")
     assert isinstance(none.exception, DataError)
     all_out = "nothing was written: the --keep file leaves out all 3 images"
-    assert none.exception.what == f"{all_out}; the best class score is {best:.3g}"
+    assert none.exception.what == f"{all_out}; the best class score is {best:.3g}, which is not enough"
+    Path("keep.yaml").write_text("min_objects: 1\n")  # of which --conf leaves none
+    unsure = gdseg(
+        "pseudo-label", small_data / "train", "--conf", "0.99", "--keep", "keep.yaml", "--out", "n.json"
+    )
+    assert (unsure.exception.what, unsure.exception.hint) == (
+        none.exception.what,
+        "change the --keep file, or lower --conf",
+    )
     assert not Path("none.json").exists()
     Path("keep.yaml").write_text("max_objects: 0\n")
     many = gdseg("pseudo-label", small_data / "train", *LOW, "--keep", "keep.yaml", "--out", "none.json")
     assert isinstance(many.exception, DataError)
-    assert (many.exception.what, many.exception.hint) == (all_out, "change the --keep file")
+    assert many.exception.what == all_out
+    assert many.exception.hint.startswith("change the --keep file, or ")
     Path("keep.yaml").write_text("class_threshold: 0.001\nleave_out: [cat]\n")
     kept = gdseg("pseudo-label", small_data / "train", "--keep", "keep.yaml", "--overwrite")
     assert kept.exit_code == 0

@@ -144,11 +144,16 @@ def test_files_that_equal_validation_images_are_no_unlabelled_ones(tmp_path: Pat
     for name, value in (("val/a.bmp", 1), ("more/copy.bmp", 1), ("more/other.bmp", 2)):
         Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / name)
     assert (tmp_path / "more/copy.bmp").stat().st_size == (tmp_path / "more/other.bmp").stat().st_size
-    val = [Record("a", tmp_path / "val/a.bmp", 4, 4, ()), Record("lost", tmp_path / "val/lost.bmp", 4, 4, ())]
+    large = np.zeros((128, 128), np.uint8)
+    Image.fromarray(large).save(tmp_path / "val/large.bmp")
+    large[-1, 0] = 1  # a BMP begins with the last row: the last 8 KiB of both files are the same
+    Image.fromarray(large).save(tmp_path / "more/large.bmp")
+    val = [Record(name, tmp_path / f"val/{name}.bmp", 4, 4, ()) for name in ("a", "large")]
+    val += [Record("lost", tmp_path / "val/lost.bmp", 4, 4, ())]
     data = Data(unlabelled=[str(tmp_path / "more"), str(tmp_path / "val")])
     pool, copies = unlabelled_pool([], Split((), "", "count"), data, val)
-    assert [r.path.name for r in pool] == ["other.bmp"]
-    assert copies == 2
+    assert [r.path.name for r in pool] == ["large.bmp", "other.bmp"]
+    assert copies == 3
     (tmp_path / "more/empty.png").touch()
     (tmp_path / "more/gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(DataError) as refused:  # both at once
@@ -156,9 +161,9 @@ def test_files_that_equal_validation_images_are_no_unlabelled_ones(tmp_path: Pat
     assert str(refused.value.where).endswith("empty.png")
     assert "1 other unlabelled file cannot be read either: " in refused.value.what
     assert refused.value.what.endswith("gone.png")
-    for name in ("other.bmp", "empty.png", "gone.png"):
+    for name in ("other.bmp", "large.bmp", "empty.png", "gone.png"):
         (tmp_path / "more" / name).unlink()
-    with pytest.raises(DataError, match="no unlabelled image but 2 files that equal validation images"):
+    with pytest.raises(DataError, match="no unlabelled image but 3 files that equal validation images"):
         unlabelled_pool([], Split((), "", "count"), data, val)
 
 

@@ -159,7 +159,7 @@ def test_each_run_is_run_once_and_everything_is_written(tiny_recipe, tmp_path, m
     assert not (tmp_path / "overlays.png").exists()
     named = json.loads((tmp_path / "runs.json").read_text())
     assert set(named) == {row["run"] for row in report["arms"]}
-    of_student = named[rows["recipe", "student"]["run"]]["recipe, 0.5, seed 0: student"]
+    of_student = named[rows["recipe", "student"]["run"]]["recipe, 0.5, seed 0: student ()"]
     assert of_student["score"] == rows["recipe", "student"]["score"]
     assert len(named[rows["recipe", "teacher"]["run"]]) == 2  # of both variants
 

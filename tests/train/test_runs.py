@@ -139,19 +139,23 @@ def test_an_interrupted_distill_is_the_uninterrupted_one(
 def test_validation_images_are_not_trained_on_and_a_run_keeps_its_unlabelled_images(
     tiny_recipe, tiny_data, tmp_path, monkeypatch, teacher, capsys
 ):
-    more = tmp_path / "more"
+    more, run = tmp_path / "more", tmp_path / "run"
     shutil.copytree(tiny_data / "val", more)
+    Image.new("RGB", (64, 64), "red").save(more / "a.png")
     recipe = tiny_recipe("maskdino", f"data.unlabelled=[{more}]")
     interrupt_in(monkeypatch, 2)
     with pytest.raises(InterruptedRun):
-        distill(recipe, tmp_path / "run", teacher, CPU)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["unlabelled"] == 12
+        distill(recipe, run, teacher, CPU)
+    assert json.loads((run / "run.json").read_text())["unlabelled"] == 13
     assert "4 files among the unlabelled images equal validation images: left out" in capsys.readouterr().err
-    Image.new("RGB", (64, 64)).save(more / "new.png")
-    with pytest.raises(DataError, match="13 unlabelled images now, the run began with 12"):
-        distill(recipe, tmp_path / "run", teacher, CPU, resume=True, quiet=True)
-    (more / "new.png").unlink()
-    distill(recipe, tmp_path / "run", teacher, CPU, resume=True, quiet=True)
+    shutil.copy(more / "a.png", more / "new.png")
+    with pytest.raises(DataError, match="14 unlabelled images now, the run began with 13"):
+        distill(recipe, run, teacher, CPU, resume=True, quiet=True)
+    (more / "a.png").unlink()  # now at another place among them
+    with pytest.raises(DataError, match="names or sizes of the unlabelled images"):
+        distill(recipe, run, teacher, CPU, resume=True, quiet=True)
+    (more / "new.png").rename(more / "a.png")
+    distill(recipe, run, teacher, CPU, resume=True, quiet=True)
 
 
 def test_the_pretrained_teacher_may_be_gone_once_burn_in_is_over(tiny_recipe, tmp_path, monkeypatch, teacher):
