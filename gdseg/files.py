@@ -18,7 +18,7 @@ from typing import Any
 
 from gdseg.errors import MachineError
 
-_TAIL = 8192
+_TAIL = 8192  # bytes
 
 
 def file_sha256(path: Path) -> str:

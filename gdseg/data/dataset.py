@@ -305,7 +305,7 @@ def unlabelled_records(folders: Sequence[Path]) -> list[Record]:
                 broken.append(error)
     if broken:
         others = [str(error.where) for error in broken[1:]]
-        named = ", ".join([*others[:5], *["..."][: len(others[5:])]])
+        named = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
         more = f"; {counted(len(others), 'other unlabelled file')} cannot be read either: {named}"
         raise DataError(broken[0].what + more * bool(others), broken[0].where, broken[0].hint)
     return records
