@@ -177,7 +177,8 @@ def _refuse_replaced(
     for item, keys in refused:
         if (key := item.partition("=")[0]) in ["seed", *keys]:
             flag = "--seeds" if key == "seed" else "--ratios"
-            raise UsageError(f"{flag} says which images are labelled, not {key}", item, f"use {flag} instead")
+            what = f"{flag}, or what it is by default, says which images are labelled, not {key}"
+            raise UsageError(what, item, f"use {flag} instead")
 
 
 def _made_by(name: str, params: Mapping[str, Any], variants: Mapping[str, list[str]]) -> dict[str, str]:
