@@ -89,7 +89,10 @@ def _training_rules(recipe: Recipe) -> Iterator[str]:
     if distill.final_steps >= distill.steps:
         yield "distill.final_steps must be fewer than distill.steps"
     if (distill.paste_pseudo or distill.cutmix) and distill.unlabelled_batch_size < 2:
-        yield "distill.paste_pseudo and distill.cutmix need distill.unlabelled_batch_size: 2 or more, or are 0"
+        yield (
+            "distill.paste_pseudo and distill.cutmix need distill.unlabelled_batch_size: 2 or more; "
+            "for 1, set both to 0"
+        )
     if bool(distill.feature_weight) != bool(distill.feature_backbone):
         yield "distill.feature_backbone and distill.feature_weight (above 0) need each other"
     if distill.feature_backbone and bool(distill.feature_weights) == distill.feature_pretrained:
