@@ -28,8 +28,6 @@ PACKAGES = (
     "pillow",
 )
 
-_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-
 
 def examine() -> dict[str, Any]:
     """Facts about this machine, section by section; nothing is changed and nothing is fetched."""
@@ -75,7 +73,4 @@ def _devices() -> dict[str, str]:
         )
     if not torch.cuda.is_available():
         found["cuda"] = "none: training runs on the CPU"
-    if _HUGE_PAGES.exists():  # Linux; the word in brackets holds. What asks for them: gdseg/__main__.py
-        asked = os.environ.get("GLIBC_TUNABLES", "not set")
-        found["huge pages"] = f"{_HUGE_PAGES.read_text().strip()}; GLIBC_TUNABLES {asked}"
     return found
